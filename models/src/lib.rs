@@ -1,0 +1,1 @@
+//! Language models on top of the Tenon runtime.

@@ -1,0 +1,10 @@
+//! Image operators: resampling, region pooling and decoding.
+
+pub mod affine_grid;
+pub mod col2im;
+pub mod crop;
+pub mod deform_conv;
+pub mod grid_sample;
+pub mod region;
+pub mod resize;
+pub mod unpool;

@@ -1,0 +1,5 @@
+//! Linear algebra beyond products: determinants, inverses and Einstein sums.
+
+pub mod einsum;
+mod equation;
+pub mod matrix;

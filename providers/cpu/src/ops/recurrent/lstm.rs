@@ -1,0 +1,240 @@
+//! LSTM and DynamicQuantizeLSTM.
+
+use std::sync::OnceLock;
+
+use tenon_kernels::cpu::Context as Cpu;
+
+use super::activation::{self, CellActivation};
+use super::frame::{Cell, Layer, Packed, Run, State, Weights, pack_float};
+use super::projection::{ByteProjection, Projection};
+use crate::error::{OpError, Result};
+use crate::kernel::{Constants, Context, Kernel, Released};
+use crate::node::Node;
+use crate::ops::epilogue::Activate;
+use crate::ops::gemm::Dense;
+use crate::ops::quantized::{is_signed, to_i32s};
+use crate::ops::real;
+use crate::tensor::{DType, Tensor};
+
+struct Lstm {
+    layer: Layer,
+    activations: Vec<CellActivation>,
+    /// The forget gate is one minus the input gate.
+    coupled: bool,
+    quantized: bool,
+    single: OnceLock<Packed<f32>>,
+    double: OnceLock<Packed<f64>>,
+}
+
+pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
+    Ok(Box::new(Lstm::of(node, false)?))
+}
+
+pub fn build_quantized(node: &Node) -> Result<Box<dyn Kernel>> {
+    Ok(Box::new(Lstm::of(node, true)?))
+}
+
+impl Lstm {
+    fn of(node: &Node, quantized: bool) -> Result<Lstm> {
+        real::check(node.input_dtype(0))?;
+        let layer = Layer::of(node)?;
+        let activations = activation::read(node, layer.directions(), &["Sigmoid", "Tanh", "Tanh"])?;
+        let coupled = node.flag("input_forget", false)?;
+        Ok(Lstm { layer, activations, coupled, quantized, single: OnceLock::new(), double: OnceLock::new() })
+    }
+}
+
+impl Kernel for Lstm {
+    fn pack(&self, constants: &Constants<'_>) -> Result<Released> {
+        let (Some(w), Some(r)) = (constants.input(1), constants.input(2)) else { return Ok(Released::NONE) };
+        let cpu = Cpu::new(constants.features(), constants.parallel());
+        let directions = self.layer.directions();
+        if self.quantized {
+            let scales: Option<Vec<&Tensor>> = (8..12).map(|index| constants.input(index)).collect();
+            let Some(scales) = scales else { return Ok(Released::NONE) };
+            let _ = self.single.set(pack_bytes(&cpu, directions, [w, r], &scales)?);
+        } else if w.dtype() == DType::F64 {
+            let _ = self.double.set(pack_float::<f64>(&cpu, w, r, directions, &[4])?);
+        } else {
+            let _ = self.single.set(pack_float::<f32>(&cpu, w, r, directions, &[4])?);
+        }
+        Ok(Released::NONE.with(1).with(2))
+    }
+
+    fn run(&self, cx: &mut Context<'_>) -> Result<()> {
+        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let directions = self.layer.directions();
+        if cx.input(0)?.dtype() == DType::F64 {
+            let fresh;
+            let packed = match self.double.get() {
+                Some(packed) => packed,
+                None => {
+                    fresh = pack_float::<f64>(&cpu, cx.input(1)?, cx.input(2)?, directions, &[4])?;
+                    &fresh
+                }
+            };
+            return self.run_typed(cx, packed);
+        }
+        real::check(cx.input(0)?.dtype())?;
+        let fresh;
+        let packed = match self.single.get() {
+            Some(packed) => packed,
+            None if self.quantized => {
+                let scales = (8..12).map(|index| cx.input(index)).collect::<Result<Vec<_>>>()?;
+                fresh = pack_bytes(&cpu, directions, [cx.input(1)?, cx.input(2)?], &scales)?;
+                &fresh
+            }
+            None => {
+                fresh = pack_float::<f32>(&cpu, cx.input(1)?, cx.input(2)?, directions, &[4])?;
+                &fresh
+            }
+        };
+        self.run_typed(cx, packed)
+    }
+}
+
+/// Packs 8-bit weights `w [directions, input, 4 * hidden]` and `r [directions, hidden, 4 * hidden]` with the scale and
+/// zero point of each.
+fn pack_bytes(cpu: &Cpu<'_>, directions: usize, weights: [&Tensor; 2], scales: &[&Tensor]) -> Result<Packed<f32>> {
+    let mut sizes = [0; 2];
+    let mut projections: [Vec<Box<dyn Projection<f32>>>; 2] = [Vec::new(), Vec::new()];
+    for (index, tensor) in weights.into_iter().enumerate() {
+        let &[count, depth, columns] = tensor.dims() else {
+            return Err(OpError::invalid(format!("weights have three axes, got shape {:?}", tensor.dims())));
+        };
+        if count != directions || columns % 4 != 0 {
+            return Err(OpError::invalid(format!("weight shape {:?} does not fit {directions} directions", tensor.dims())));
+        }
+        sizes[index] = depth;
+        let scale = scales[2 * index].as_slice::<f32>()?;
+        let zero = to_i32s(scales[2 * index + 1])?;
+        let per_direction = |len: usize| if len == directions || len == directions * columns { Ok(len / directions) } else {
+            Err(OpError::invalid(format!("{len} scales or zero points for {directions} directions of {columns} columns")))
+        };
+        let (scale_len, zero_len) = (per_direction(scale.len())?, per_direction(zero.len())?);
+        for direction in 0..directions {
+            projections[index].push(Box::new(ByteProjection::new(
+                cpu,
+                &tensor.as_bytes()[direction * depth * columns..][..depth * columns],
+                is_signed(tensor.dtype())?,
+                [depth, columns],
+                scale[direction * scale_len..][..scale_len].to_vec(),
+                zero[direction * zero_len..][..zero_len].to_vec(),
+            )?));
+        }
+    }
+    let [input_size, hidden_size] = sizes;
+    if weights.iter().any(|tensor| tensor.dims()[2] != 4 * hidden_size) {
+        return Err(OpError::invalid(format!("weights are not four gates of {hidden_size} units")));
+    }
+    let [input, hidden] = projections;
+    let directions = input.into_iter().zip(hidden).map(|(input, hidden)| Weights { input, hidden: vec![hidden] });
+    Ok(Packed { directions: directions.collect(), input_size, hidden_size })
+}
+
+impl Lstm {
+    fn run_typed<T: Dense + Activate>(&self, cx: &mut Context<'_>, packed: &Packed<T>) -> Result<()> {
+        let hidden = packed.hidden_size;
+        let directions = self.layer.directions();
+        let mut bias = None;
+        if let Some(tensor) = cx.optional(3) {
+            let values = real::to_vec::<T>(tensor)?;
+            if values.len() != directions * 8 * hidden {
+                return Err(OpError::invalid(format!("the bias has shape {:?}", tensor.dims())));
+            }
+            let sum = |part: &[T]| (0..4 * hidden).map(|i| part[i] + part[4 * hidden + i]).collect::<Vec<T>>();
+            bias = Some(values.chunks_exact(8 * hidden).flat_map(sum).collect());
+        }
+        let mut peepholes = Vec::new();
+        if let Some(tensor) = cx.optional(7) {
+            peepholes = real::to_vec::<T>(tensor)?;
+            if peepholes.len() != directions * 3 * hidden {
+                return Err(OpError::invalid(format!("the peepholes have shape {:?}", tensor.dims())));
+            }
+        }
+        let cells: Vec<LstmCell<'_, T>> = (0..directions)
+            .map(|direction| LstmCell {
+                layer: &self.layer,
+                activations: &self.activations[direction * 3..][..3],
+                coupled: self.coupled,
+                hidden: &*packed.directions[direction].hidden[0],
+                peepholes: if peepholes.is_empty() { None } else { Some(&peepholes[direction * 3 * hidden..][..3 * hidden]) },
+                units: hidden,
+            })
+            .collect();
+        Run { layer: &self.layer, packed, bias, sequence_lens: 4, initial: [Some(5), Some(6)] }.run(cx, &cells)
+    }
+}
+
+struct LstmCell<'a, T> {
+    layer: &'a Layer,
+    /// Of the gates, the candidate and the output.
+    activations: &'a [CellActivation],
+    coupled: bool,
+    hidden: &'a dyn Projection<T>,
+    /// Weights from the cell state to the input, output and forget gates.
+    peepholes: Option<&'a [T]>,
+    units: usize,
+}
+
+impl<T: Dense + Activate> Cell<T> for LstmCell<'_, T> {
+    const GATES: usize = 4;
+
+    fn scratch_len(&self, _batch: usize, hidden: usize) -> usize {
+        hidden
+    }
+
+    fn step(
+        &self,
+        cpu: &Cpu<'_>,
+        gates: &mut [T],
+        state: &mut State<'_, T>,
+        scratch: &mut [T],
+        active: &[bool],
+    ) -> Result<()> {
+        let units = self.units;
+        let [gate, candidate, output] = [self.activations[0], self.activations[1], self.activations[2]];
+        self.hidden.run(cpu, state.hidden, active.len(), None, true, gates)?;
+        for (entry, gates) in gates.chunks_exact_mut(4 * units).enumerate() {
+            if !active[entry] {
+                continue;
+            }
+            let hidden = &mut state.hidden[entry * units..][..units];
+            let cell = &mut state.cell[entry * units..][..units];
+            let squashed = &mut scratch[..units];
+            if let Some(peepholes) = self.peepholes {
+                for unit in 0..units {
+                    gates[unit] += peepholes[unit] * cell[unit];
+                    gates[2 * units + unit] += peepholes[2 * units + unit] * cell[unit];
+                }
+            }
+            self.layer.clip(gates);
+            let (input, rest) = gates.split_at_mut(units);
+            let (out, rest) = rest.split_at_mut(units);
+            let (forget, new) = rest.split_at_mut(units);
+            gate.apply(cpu.features, input);
+            if self.coupled {
+                forget.iter_mut().zip(&*input).for_each(|(forget, &input)| *forget = T::ONE - input);
+            } else {
+                gate.apply(cpu.features, forget);
+            }
+            candidate.apply(cpu.features, new);
+            for unit in 0..units {
+                cell[unit] = forget[unit] * cell[unit] + input[unit] * new[unit];
+            }
+            if let Some(peepholes) = self.peepholes {
+                for unit in 0..units {
+                    out[unit] += peepholes[units + unit] * cell[unit];
+                }
+                self.layer.clip(out);
+            }
+            gate.apply(cpu.features, out);
+            squashed.copy_from_slice(cell);
+            output.apply(cpu.features, squashed);
+            for unit in 0..units {
+                hidden[unit] = out[unit] * squashed[unit];
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! libtenon: the C ABI of Tenon for host applications.

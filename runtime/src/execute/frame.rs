@@ -1,0 +1,319 @@
+//! The memory of a run: slots, streams and arenas, kept between runs; and the walk over a plan's steps.
+
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use smallvec::SmallVec;
+use tenon_plugin_api::host;
+
+use crate::error::{Error, Result, Stage};
+use crate::execute::{control, run, sequence};
+use crate::graph::Bindings;
+use crate::partition::Place;
+use crate::plan::{self, Action, Plan, Slot, Source};
+use crate::plugin::provider_error;
+use crate::dtype::DType;
+use crate::tensor::{Buffer, Dims, Tensor, Value};
+
+/// Memory of the caller for one output: the run writes there instead of allocating.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding {
+    /// Aligned to 64 bytes.
+    pub data: NonNull<u8>,
+    pub capacity: usize,
+}
+
+// SAFETY: whoever makes a binding promises the memory to one run; it is plain bytes.
+unsafe impl Send for Binding {}
+// SAFETY: as for Send.
+unsafe impl Sync for Binding {}
+
+/// A plan with the frames of its past runs. Runs may overlap.
+pub struct Runner {
+    plan: Plan,
+    frames: Mutex<Vec<Frame>>,
+}
+
+/// What a slot holds during a run.
+#[derive(Clone, Default)]
+pub(super) enum Held {
+    #[default]
+    Nothing,
+    Host(Value),
+    Device(DeviceTensor),
+}
+
+/// A tensor in the memory of a device.
+#[derive(Clone)]
+pub(super) struct DeviceTensor {
+    pub dtype: DType,
+    pub dims: Dims,
+    pub bytes: usize,
+    pub memory: Arc<host::Memory>,
+    pub offset: usize,
+}
+
+impl DeviceTensor {
+    /// The device address of the first byte.
+    pub fn address(&self) -> *mut u8 {
+        self.memory.as_ptr().cast::<u8>().wrapping_add(self.offset)
+    }
+}
+
+/// One run's state.
+pub(super) struct Frame {
+    pub slots: Vec<Held>,
+    /// A stream for each device that does not share host memory, made when first needed.
+    pub streams: Vec<Option<host::Stream>>,
+    /// Values that queued work may still touch; let go when their streams have been synchronised.
+    pub in_flight: Vec<Held>,
+    pub arena: ArenaState,
+}
+
+/// Where the arena slots of a run are.
+#[derive(Default)]
+pub(super) struct ArenaState {
+    /// The input shapes that `layout` was made for.
+    shapes: Vec<Option<Dims>>,
+    /// For each arena slot its offset and size, when its size is known.
+    layout: Vec<Option<(usize, usize)>>,
+    blocks: BTreeMap<Place, Block>,
+}
+
+#[derive(Clone)]
+enum Block {
+    Host(Buffer),
+    Device(Arc<host::Memory>),
+}
+
+impl Runner {
+    /// A runner of `plan`.
+    pub fn new(plan: Plan) -> Runner {
+        Runner { plan, frames: Mutex::default() }
+    }
+
+    /// The plan this runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Runs once. `inputs` holds a value for each input of the graph that the plan reads; `bindings` gives memory for
+    /// outputs, by number, and may be shorter than the outputs.
+    pub fn run(
+        &self,
+        inputs: impl IntoIterator<Item = Option<Value>>,
+        bindings: &[Option<Binding>],
+    ) -> Result<SmallVec<[Value; 2]>> {
+        let mut frame = self.take_frame();
+        let result = self.run_in(&mut frame, inputs, bindings);
+        let settled = frame.settle(&self.plan);
+        frame.slots.iter_mut().for_each(|slot| *slot = Held::Nothing);
+        // A frame whose streams failed may still be touched by a device: it is not used again.
+        let result = match (result, settled) {
+            (Ok(outputs), Ok(())) => Ok(outputs),
+            (Err(error), _) | (Ok(_), Err(error)) => return Err(error.at_stage(Stage::Execute)),
+        };
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        result
+    }
+
+    fn take_frame(&self) -> Frame {
+        let kept = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.unwrap_or_else(|| Frame {
+            slots: vec![Held::Nothing; self.plan.slots.len()],
+            streams: self.plan.devices.iter().map(|_| None).collect(),
+            in_flight: Vec::new(),
+            arena: ArenaState::default(),
+        })
+    }
+
+    fn run_in(
+        &self,
+        frame: &mut Frame,
+        inputs: impl IntoIterator<Item = Option<Value>>,
+        bindings: &[Option<Binding>],
+    ) -> Result<SmallVec<[Value; 2]>> {
+        for (input, slot) in inputs.into_iter().zip(&self.plan.inputs) {
+            if let (Some(value), Some(slot)) = (input, slot) {
+                frame.slots[*slot as usize] = Held::Host(value);
+            }
+        }
+        if !self.plan.arena.is_empty() {
+            frame.lay_out_arena(&self.plan)?;
+        }
+        for step in &self.plan.steps {
+            match &step.action {
+                Action::Run(step) => run::run(&self.plan, step, frame, bindings)?,
+                Action::Copy(step) => run::copy(&self.plan, *step, frame, bindings)?,
+                Action::Host(step) if step.bodies.is_empty() => {
+                    sequence::run(step, frame).map_err(|error| error.in_node(&step.label))?;
+                }
+                Action::Host(step) => control::run(step, frame).map_err(|error| error.in_node(&step.label))?,
+            }
+            for &slot in &step.release {
+                frame.release(slot);
+            }
+        }
+        self.outputs(frame, bindings)
+    }
+
+    fn outputs(&self, frame: &mut Frame, bindings: &[Option<Binding>]) -> Result<SmallVec<[Value; 2]>> {
+        let mut outputs = SmallVec::with_capacity(self.plan.outputs.len());
+        for (number, source) in self.plan.outputs.iter().enumerate() {
+            let value = frame.value(source)?;
+            outputs.push(match bindings.get(number).copied().flatten() {
+                Some(binding) => bound(value, binding, number)?,
+                None => value,
+            });
+        }
+        Ok(outputs)
+    }
+}
+
+/// Moves a value into the caller's memory unless it was computed there.
+fn bound(value: Value, binding: Binding, number: usize) -> Result<Value> {
+    let Value::Tensor(tensor) = &value else {
+        return Err(Error::invalid_input(format!("output {number} is {}, which cannot be bound", value.description())));
+    };
+    if std::ptr::eq(tensor.as_ptr(), binding.data.as_ptr()) {
+        return Ok(value);
+    }
+    let bytes = tensor.as_bytes();
+    if bytes.len() > binding.capacity {
+        return Err(too_small(number, bytes.len(), binding.capacity));
+    }
+    // SAFETY: the binding promises `capacity` bytes to this run, and the tensor's bytes are elsewhere.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), binding.data.as_ptr(), bytes.len()) };
+    // SAFETY: the binding's memory is initialised up to here and stays valid for the caller who reads the result.
+    let tensor = unsafe { Tensor::from_borrowed(tensor.dtype(), tensor.dims(), binding.data, bytes.len()) }?;
+    Ok(Value::Tensor(tensor))
+}
+
+pub(super) fn too_small(number: usize, needed: usize, capacity: usize) -> Error {
+    Error::invalid_input(format!(
+        "output {number} needs {needed} bytes, but the buffer given for it has {capacity}; give a larger buffer"
+    ))
+}
+
+impl Frame {
+    /// The value of a host slot or a constant.
+    pub fn value(&self, source: &Source) -> Result<Value> {
+        match source {
+            Source::Constant(tensor) => Ok(Value::Tensor(tensor.clone())),
+            Source::Slot(slot) => match &self.slots[*slot as usize] {
+                Held::Host(value) => Ok(value.clone()),
+                Held::Device(_) => Err(Error::internal("a device value was read on the host")),
+                Held::Nothing => Err(Error::internal("a value was read before it was computed")),
+            },
+        }
+    }
+
+    fn release(&mut self, slot: Slot) {
+        let held = std::mem::take(&mut self.slots[slot as usize]);
+        if matches!(held, Held::Device(_)) {
+            self.in_flight.push(held);
+        }
+    }
+
+    /// Waits for all queued work, after which nothing is in flight.
+    fn settle(&mut self, plan: &Plan) -> Result<()> {
+        let mut first = Ok(());
+        for (device, stream) in self.streams.iter().enumerate() {
+            let Some(stream) = stream else { continue };
+            if let Err(error) = stream.synchronize() {
+                let name = &plan.devices[device].cost.name;
+                tracing::error!(device = %name, "a stream failed: {error}");
+                first = first.and(Err(provider_error(&error)));
+            }
+        }
+        self.in_flight.clear();
+        first
+    }
+
+    /// The stream of a device, made on first use.
+    pub fn stream(&mut self, plan: &Plan, device: usize) -> Result<&host::Stream> {
+        let slot = &mut self.streams[device];
+        if slot.is_none() {
+            let stream = plan.devices[device].handle.stream().map_err(|error| provider_error(&error))?;
+            *slot = Some(stream);
+        }
+        slot.as_ref().ok_or_else(|| Error::internal("a stream was just made"))
+    }
+
+    /// Finds an offset for every arena slot whose size follows from the shapes of this run's inputs.
+    fn lay_out_arena(&mut self, plan: &Plan) -> Result<()> {
+        let shapes: Vec<Option<Dims>> = plan.inputs.iter().map(|slot| self.input_dims(*slot)).collect();
+        if shapes == self.arena.shapes && !self.arena.layout.is_empty() {
+            return Ok(());
+        }
+        let bindings = bind(plan, &shapes);
+        let sizes: Vec<Option<usize>> =
+            plan.arena.iter().map(|slot| slot.dtype.byte_len(slot.shape.eval(&bindings)?.iter().product())).collect();
+        self.arena.layout = vec![None; plan.arena.len()];
+        self.arena.blocks.clear();
+        let memories: std::collections::BTreeSet<Place> = plan.arena.iter().map(|slot| slot.memory).collect();
+        for memory in memories {
+            let members: Vec<usize> =
+                (0..plan.arena.len()).filter(|&i| plan.arena[i].memory == memory && sizes[i].is_some()).collect();
+            let lifetimes: Vec<plan::Lifetime> = members
+                .iter()
+                .map(|&i| plan::Lifetime {
+                    first: plan.arena[i].first,
+                    last: plan.arena[i].last,
+                    bytes: sizes[i].unwrap_or(0),
+                })
+                .collect();
+            let (offsets, total) = plan::pack(&lifetimes);
+            for (&member, (offset, life)) in members.iter().zip(offsets.iter().zip(&lifetimes)) {
+                self.arena.layout[member] = Some((*offset, life.bytes));
+            }
+            let block = match memory {
+                Place::Host => Block::Host(Buffer::zeroed(total)),
+                Place::Device(device) => Block::Device(run::allocate_device(plan, device, total)?),
+            };
+            self.arena.blocks.insert(memory, block);
+        }
+        self.arena.shapes = shapes;
+        Ok(())
+    }
+
+    fn input_dims(&self, slot: Option<Slot>) -> Option<Dims> {
+        match &self.slots[slot? as usize] {
+            Held::Host(Value::Tensor(tensor)) => Some(tensor.dims().into()),
+            _ => None,
+        }
+    }
+
+    /// The host memory planned for an arena slot, when it has room for `bytes`.
+    pub fn arena_host(&self, arena: u32, bytes: usize) -> Option<(Buffer, usize)> {
+        let (offset, size) = (*self.arena.layout.get(arena as usize)?)?;
+        match self.arena.blocks.get(&Place::Host)? {
+            Block::Host(buffer) if bytes <= size => Some((buffer.clone(), offset)),
+            _ => None,
+        }
+    }
+
+    /// The device memory planned for an arena slot, when it has room for `bytes`.
+    pub fn arena_device(&self, arena: u32, device: usize, bytes: usize) -> Option<(Arc<host::Memory>, usize)> {
+        let (offset, size) = (*self.arena.layout.get(arena as usize)?)?;
+        match self.arena.blocks.get(&Place::Device(device))? {
+            Block::Device(memory) if bytes <= size => Some((memory.clone(), offset)),
+            _ => None,
+        }
+    }
+}
+
+/// The sizes of symbols that the shapes of the inputs give.
+fn bind(plan: &Plan, shapes: &[Option<Dims>]) -> Bindings {
+    let mut bindings = Bindings::new();
+    for (declared, actual) in plan.input_shapes.iter().zip(shapes) {
+        let (Some(declared), Some(actual)) = (declared, actual) else { continue };
+        for (dim, &size) in declared.iter().zip(actual) {
+            if let crate::graph::Dim::Symbol(symbol) = dim {
+                bindings.entry(symbol.clone()).or_insert(size as i64);
+            }
+        }
+    }
+    bindings
+}

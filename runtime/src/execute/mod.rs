@@ -1,0 +1,10 @@
+//! Runs plans. Decides nothing: what runs where, and in what order, is in the plan.
+
+mod control;
+mod frame;
+pub mod host_op;
+mod run;
+mod sequence;
+mod slices;
+
+pub use frame::{Binding, Runner};

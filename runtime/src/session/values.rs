@@ -1,0 +1,85 @@
+//! Checks the values a caller gives against what the model declares.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::error::{Error, Result};
+use crate::graph::{Dim, TypeInfo};
+use crate::session::ValueSpec;
+use crate::dtype::DType;
+use crate::tensor::Value;
+
+/// Fills defaults in and checks presence, types and shapes. Equal symbols must have equal sizes.
+pub(super) fn check(
+    specs: &[ValueSpec],
+    defaults: &[Option<Value>],
+    given: &mut SmallVec<[Option<Value>; 8]>,
+) -> Result<()> {
+    if given.len() > specs.len() {
+        return Err(Error::invalid_input(format!("the model has {} inputs, {} were given", specs.len(), given.len())));
+    }
+    given.resize(specs.len(), None);
+    let mut symbols: SmallVec<[(&Arc<str>, usize); 8]> = SmallVec::new();
+    for ((spec, default), value) in specs.iter().zip(defaults).zip(given.iter_mut()) {
+        if value.is_none() {
+            value.clone_from(default);
+        }
+        match value {
+            Some(value) => check_type(spec, value, &mut symbols)?,
+            None => {
+                let ty = spec.ty.as_ref().map_or_else(String::new, |ty| format!(" ({ty})"));
+                return Err(Error::invalid_input(format!("input '{}'{ty} is missing", spec.name)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_type<'a>(
+    spec: &'a ValueSpec,
+    value: &Value,
+    symbols: &mut SmallVec<[(&'a Arc<str>, usize); 8]>,
+) -> Result<()> {
+    let bad = |why: String| {
+        let expected = spec.ty.as_ref().map_or_else(|| "anything".to_string(), TypeInfo::to_string);
+        Error::invalid_input(format!("input '{}': expected {expected}, got {}{why}", spec.name, value.description()))
+    };
+    let (expected, tensor) = match (&spec.ty, value) {
+        (None, _) => return Ok(()),
+        (Some(TypeInfo::Tensor(expected)), Value::Tensor(tensor)) => (expected, tensor),
+        (Some(TypeInfo::Sequence(_)), Value::Sequence(_))
+        | (Some(TypeInfo::Optional(_)), _)
+        | (Some(TypeInfo::Map { .. }), Value::Map { .. }) => return Ok(()),
+        _ => return Err(bad(String::new())),
+    };
+    if expected.dtype != DType::Undefined && expected.dtype != tensor.dtype() {
+        return Err(bad(String::new()));
+    }
+    let Some(shape) = &expected.shape else { return Ok(()) };
+    if shape.rank() != tensor.rank() {
+        return Err(bad(format!(" (rank {} instead of {})", tensor.rank(), shape.rank())));
+    }
+    for (axis, (dim, &size)) in shape.iter().zip(tensor.dims()).enumerate() {
+        match dim {
+            Dim::Known(known) if *known != size => {
+                return Err(bad(format!(" (dimension {axis} must be {known})")));
+            }
+            Dim::Symbol(symbol) => match symbols.iter().find(|(known, _)| *known == symbol) {
+                Some(&(_, known)) if known != size => {
+                    return Err(bad(format!(" (dimension {axis} is '{symbol}', which is {known} in an earlier input)")));
+                }
+                Some(_) => {}
+                None => symbols.push((symbol, size)),
+            },
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The error for a name that is not there, with the names that are.
+pub(super) fn unknown(what: &str, name: &str, specs: &[ValueSpec]) -> Error {
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    Error::invalid_input(format!("the model has no {what} '{name}'; its {what}s are: {}", names.join(", ")))
+}

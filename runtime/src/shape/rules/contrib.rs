@@ -1,0 +1,123 @@
+//! Operators of `com.microsoft` that belong to no other family.
+
+use super::Rule;
+use super::elementwise::{binary, same};
+use super::index;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::graph::{Dim, Shape};
+use crate::shape::dim;
+use crate::shape::site::Site;
+
+const MS: &str = "com.microsoft";
+
+pub const RULES: &[Rule] = &[
+    Rule::of(MS, "BiasAdd", 3, same),
+    Rule::of(MS, "BiasGelu", 2, binary),
+    Rule::of(MS, "BiasSoftmax", 2, same),
+    Rule::of(MS, "BiasSplitGelu", 2, halved),
+    Rule::of(MS, "BifurcationDetector", 3, bifurcation),
+    Rule::of(MS, "CDist", 2, distances),
+    Rule::of(MS, "DynamicTimeWarping", 1, time_warping),
+    Rule::of(MS, "ExpandDims", 2, expand_dims),
+    Rule::of(MS, "FastGelu", 1, same),
+    Rule::of(MS, "GatedAdd", 3, same),
+    Rule::of(MS, "Gelu", 1, same),
+    Rule::of(MS, "GemmFastGelu", 2, gemm_gelu),
+    Rule::of(MS, "Inverse", 1, same),
+    Rule::of(MS, "IsAllFinite", 1, all_finite),
+    Rule::of(MS, "MoE", 2, same),
+    Rule::of(MS, "NGramRepeatBlock", 2, repeat_block),
+    Rule::of(MS, "Pad", 2, pad),
+    Rule::of(MS, "QMoE", 2, same),
+    Rule::of(MS, "QuickGelu", 1, same),
+    Rule::of(MS, "ScaledSiLU", 1, same),
+    Rule::of(MS, "SwiGLU", 1, swiglu),
+    Rule::of(MS, "TorchEmbedding", 2, embedding),
+    Rule::of(MS, "Unique", 1, unique),
+];
+
+fn half_width(s: &Site<'_>) -> Option<Shape> {
+    let mut dims = s.shape(0)?.clone();
+    let last = dims.0.last_mut()?;
+    *last = dim::over(last, 2);
+    Some(dims)
+}
+
+fn halved(s: &mut Site<'_>) -> Result<()> {
+    let shape = half_width(s);
+    s.set_tensor(0, s.dtype(0), shape);
+    Ok(())
+}
+
+fn swiglu(s: &mut Site<'_>) -> Result<()> {
+    if s.has(1) { same(s) } else { halved(s) }
+}
+
+fn bifurcation(s: &mut Site<'_>) -> Result<()> {
+    s.set_tensor(0, DType::I64, Some(dim::unknown(1)));
+    s.set_tensor(1, DType::I64, Some(Shape::scalar()));
+    Ok(())
+}
+
+fn distances(s: &mut Site<'_>) -> Result<()> {
+    s.set_tensor(0, s.dtype(0), Some([s.dim(0, 0), s.dim(1, 0)].into_iter().collect()));
+    Ok(())
+}
+
+fn time_warping(s: &mut Site<'_>) -> Result<()> {
+    s.set_tensor(0, DType::I32, Some([Dim::Known(2), Dim::Unknown].into_iter().collect()));
+    Ok(())
+}
+
+fn expand_dims(s: &mut Site<'_>) -> Result<()> {
+    let shape = match (s.shape(0), s.int_of(1)) {
+        (Some(shape), Some(axis)) => {
+            let mut dims = shape.clone();
+            dims.0.insert(dim::axis(axis, shape.rank() + 1)?, Dim::Known(1));
+            Some(dims)
+        }
+        (Some(shape), None) => Some(dim::unknown(shape.rank() + 1)),
+        _ => None,
+    };
+    s.set_tensor(0, s.dtype(0), shape);
+    Ok(())
+}
+
+fn gemm_gelu(s: &mut Site<'_>) -> Result<()> {
+    let shape = s.shape(0).and_then(|x| {
+        let mut dims = x.clone();
+        *dims.0.last_mut()? = s.dim(1, 1);
+        Some(dims)
+    });
+    s.set_tensor(0, s.dtype(0), shape);
+    Ok(())
+}
+
+fn all_finite(s: &mut Site<'_>) -> Result<()> {
+    s.set_tensor(0, DType::Bool, Some(Shape::scalar()));
+    Ok(())
+}
+
+fn repeat_block(s: &mut Site<'_>) -> Result<()> {
+    s.copy(1, 0);
+    Ok(())
+}
+
+fn pad(s: &mut Site<'_>) -> Result<()> {
+    s.set_tensor(0, s.dtype(0), s.rank(0).map(dim::unknown));
+    Ok(())
+}
+
+fn embedding(s: &mut Site<'_>) -> Result<()> {
+    let shape = index::rows(s, 0, 1);
+    s.set_tensor(0, s.dtype(0), shape);
+    Ok(())
+}
+
+fn unique(s: &mut Site<'_>) -> Result<()> {
+    s.set_tensor(0, s.dtype(0), Some(dim::unknown(1)));
+    s.set_tensor(1, DType::I64, s.shape(0).cloned());
+    s.set_tensor(2, DType::I64, Some(dim::unknown(1)));
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The decoder against an independent one.

@@ -1,0 +1,97 @@
+//! The ONNX backend suite through the public session API: every case of a folder, isolated from crashes and hangs.
+//!
+//! `conformance CASES [--provider NAME] [--provider-library FILE] [--filter TEXT]... [--ops A,B] [--threads N] [--csv FILE]`
+//! CASES holds `<kind>/<case>/{model.onnx, meta.json, test_data_set_<n>/{input,output}_<i>.pb}`. Cases run in worker
+//! processes; a worker that dies or stalls costs its case and is replaced. Exits 1 when a result differs from what the
+//! provider's lists expect (`conformance/unsupported.toml` and `expected_failures.toml` in the provider's folder).
+
+mod case;
+mod compare;
+mod lists;
+mod pool;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The options of a run.
+pub struct Options {
+    pub cases: PathBuf,
+    pub provider: String,
+    pub library: Option<PathBuf>,
+    pub filters: Vec<String>,
+    pub ops: Vec<String>,
+    pub workers: usize,
+    pub csv: Option<PathBuf>,
+    pub lists: Option<PathBuf>,
+    pub verbose: bool,
+    /// Time after which a case counts as hanging.
+    pub limit: Duration,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = match parse(&arguments) {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.iter().any(|argument| argument == "--worker") {
+        return case::serve(&options);
+    }
+    let cases = match case::find(&options) {
+        Ok(cases) => cases,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    let lists = match lists::Lists::read(options.lists.as_deref()) {
+        Ok(lists) => lists,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    let results = pool::run(&cases, &arguments, &options);
+    report::print(&results, &lists, &options)
+}
+
+fn parse(arguments: &[String]) -> Result<Options, String> {
+    let mut options = Options {
+        cases: PathBuf::new(),
+        provider: "cpu".into(),
+        library: None,
+        filters: Vec::new(),
+        ops: Vec::new(),
+        workers: std::thread::available_parallelism().map_or(1, usize::from),
+        csv: None,
+        lists: None,
+        verbose: false,
+        limit: Duration::from_secs(20),
+    };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().cloned().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--provider" => options.provider = value()?,
+            "--provider-library" => options.library = Some(value()?.into()),
+            "--filter" => options.filters.push(value()?),
+            "--ops" => options.ops.extend(value()?.split(',').map(String::from)),
+            "--threads" => options.workers = value()?.parse().map_err(|_| "--threads needs a number")?,
+            "--csv" => options.csv = Some(value()?.into()),
+            "--lists" => options.lists = Some(value()?.into()),
+            "--verbose" => options.verbose = true,
+            "--worker" => {}
+            flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),
+            folder => options.cases = folder.into(),
+        }
+    }
+    if options.cases.as_os_str().is_empty() {
+        return Err("the folder of cases is missing".into());
+    }
+    Ok(options)
+}

@@ -1,0 +1,1 @@
+//! Architecture rules, ABI stubs, conformance and pipeline tests.
