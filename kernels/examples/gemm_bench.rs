@@ -56,15 +56,41 @@ impl Parallel for Threads {
     }
 }
 
-/// Shortest time of a few runs, in seconds.
-fn best(mut run: impl FnMut()) -> f64 {
-    run();
-    let mut shortest = f64::INFINITY;
+/// Seconds this thread has spent on a core, or wall time where the system does not say.
+#[cfg(target_os = "linux")]
+fn thread_time(_: Instant) -> f64 {
+    #[repr(C)]
+    struct Timespec {
+        seconds: i64,
+        nanoseconds: i64,
+    }
+    unsafe extern "C" {
+        fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
+    }
+    const THREAD_CPUTIME: i32 = 3;
+    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
+    // SAFETY: the structure has the layout of a 64-bit system's timespec.
+    unsafe { clock_gettime(THREAD_CPUTIME, &mut time) };
+    time.seconds as f64 + time.nanoseconds as f64 / 1e9
+}
+
+/// Wall time since `start` in seconds.
+#[cfg(not(target_os = "linux"))]
+fn thread_time(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64()
+}
+
+/// Shortest time of a run in seconds, each measured over at least a millisecond; core time on one thread.
+fn best(threads: usize, mut run: impl FnMut()) -> f64 {
     let start = Instant::now();
-    while start.elapsed().as_secs_f64() < 0.4 {
-        let one = Instant::now();
-        run();
-        shortest = shortest.min(one.elapsed().as_secs_f64());
+    run();
+    let count = (2e-3 / start.elapsed().as_secs_f64()).ceil().max(1.0) as usize;
+    let clock = || if threads == 1 { thread_time(start) } else { start.elapsed().as_secs_f64() };
+    let mut shortest = f64::INFINITY;
+    while shortest.is_infinite() || start.elapsed().as_secs_f64() < 0.4 {
+        let before = clock();
+        (0..count).for_each(|_| run());
+        shortest = shortest.min((clock() - before) / count as f64);
     }
     shortest
 }
@@ -85,16 +111,21 @@ fn main() {
     let threads = std::env::args().nth(1).and_then(|v| v.parse().ok()).unwrap_or(1);
     let best_features = Features::detect();
     let pool = Threads(threads);
-    for isa in [tenon_kernels::cpu::Isa::Avx512, tenon_kernels::cpu::Isa::Avx2, tenon_kernels::cpu::Isa::Scalar] {
+    for isa in
+        [tenon_kernels::cpu::Isa::Avx512, tenon_kernels::cpu::Isa::Avx2, tenon_kernels::cpu::Isa::Scalar]
+    {
         let features = best_features.at_most(isa);
         if features.isa() != isa {
             continue;
         }
         let steps = 4_000_000;
         let flops = features.dispatch(Peak(1)) * f64::from(steps);
-        let peak = flops / best(|| {
+        let peak = flops
+            / best(1, || {
                 black_box(features.dispatch(Peak(steps as usize)));
-            }) / 1e9 * threads as f64;
+            })
+            / 1e9
+            * threads as f64;
         println!("{isa:?}: peak {peak:.0} GFLOP/s on {threads} threads");
         let ctx = Context::new(features, &pool);
         let squares = [64, 128, 256, 512, 1024, 2048].map(|s| [s, s, s]);
@@ -105,7 +136,9 @@ fn main() {
             let packed = PackedB::pack(ctx, b).expect("B is contiguous");
             let mut c = vec![0.0f32; m * n];
             let mut time = |rhs| {
-                best(|| gemm(ctx, Lhs::Plain(a), rhs, &mut c, n, &Epilogue::default()).expect("shapes agree"))
+                best(threads, || {
+                    gemm(ctx, Lhs::Plain(a), rhs, &mut c, n, &Epilogue::default()).expect("shapes agree")
+                })
             };
             let (t_packed, t_plain) = (time(Rhs::Packed(&packed)), time(Rhs::Plain(b)));
             let gflops = |t: f64| 2.0 * (m * n * k) as f64 / t / 1e9;

@@ -32,7 +32,9 @@ impl MatmulParams {
     pub fn check(&self, file: RegisterFile) -> Result<()> {
         let Self { mr, nr, kc, mc, nc } = *self;
         if mr == 0 || nr == 0 || kc == 0 || mc < mr || nc < nr {
-            return Err(KernelError::parameter(format!("{self:?} has an empty tile or a block smaller than it")));
+            return Err(KernelError::parameter(format!(
+                "{self:?} has an empty tile or a block smaller than it"
+            )));
         }
         if nr % file.lanes != 0 {
             return Err(KernelError::parameter(format!("nr {nr} is not a multiple of {} lanes", file.lanes)));

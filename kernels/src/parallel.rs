@@ -67,10 +67,6 @@ impl<'a, T> SharedMut<'a, T> {
         Self { pointer: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     /// The start of the slice, for kernels that write rows with gaps.
     pub fn pointer(&self) -> *mut T {
         self.pointer

@@ -61,6 +61,15 @@ pub fn register_file(isa: Isa) -> RegisterFile {
     }
 }
 
+/// (rows, columns) of the register tile that the kernels of a tier are compiled for.
+pub fn compiled_tile(isa: Isa) -> (usize, usize) {
+    match isa {
+        Isa::Scalar => (4, 8),
+        Isa::Avx2 => (6, 16),
+        Isa::Avx512 => (14, 32),
+    }
+}
+
 fn table_text(isa: Isa) -> &'static str {
     match isa {
         Isa::Scalar => include_str!("../arch/scalar/matmul.toml"),
@@ -86,9 +95,17 @@ fn read_matmul(row: &Row) -> Result<MatmulRow> {
 
 /// All rows of a tier's `matmul.toml`, checked against its registers. The last row must hold every shape.
 pub fn matmul_rows(isa: Isa) -> Result<Vec<MatmulRow>> {
-    let rows: Vec<MatmulRow> = table::parse(table_text(isa))?.iter().map(read_matmul).collect::<Result<_>>()?;
+    let rows: Vec<MatmulRow> =
+        table::parse(table_text(isa))?.iter().map(read_matmul).collect::<Result<_>>()?;
     for row in &rows {
         row.params.check(register_file(isa))?;
+        if (row.params.mr, row.params.nr) != compiled_tile(isa) {
+            let tile = compiled_tile(isa);
+            return Err(KernelError::table(format!(
+                "{:?} differs from the compiled tile {tile:?}",
+                row.params
+            )));
+        }
     }
     let all = (0, usize::MAX);
     match rows.last() {
@@ -101,7 +118,8 @@ pub fn matmul_rows(isa: Isa) -> Result<Vec<MatmulRow>> {
 pub fn matmul(isa: Isa, m: usize, n: usize, k: usize) -> MatmulParams {
     static TABLES: OnceLock<[Vec<MatmulRow>; 3]> = OnceLock::new();
     let tables = TABLES.get_or_init(|| {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512].map(|isa| matmul_rows(isa).expect("the embedded tables are tested"))
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512]
+            .map(|isa| matmul_rows(isa).expect("the embedded tables are tested"))
     });
     let inside = |bounds: (usize, usize), v: usize| bounds.0 <= v && v <= bounds.1;
     let rows = &tables[isa as usize];
@@ -121,6 +139,14 @@ mod tests {
             for shape in [1, 7, 1000, usize::MAX] {
                 assert!(matmul(isa, shape, shape, shape).mr > 0);
             }
+        }
+    }
+
+    #[test]
+    fn the_kernels_have_the_tile_that_the_tables_assume() {
+        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
+            let features = crate::cpu::Features::detect().at_most(isa);
+            assert_eq!(crate::cpu::gemm::tile_shape(features), compiled_tile(features.isa()));
         }
     }
 

@@ -47,7 +47,10 @@ impl Row {
     pub fn text(&self, key: &str) -> Result<&str> {
         match self.get(key) {
             Some(Value::Text(text)) => Ok(text),
-            found => Err(KernelError::table(format!("row [[{}]]: {key} must be a string, found {found:?}", self.name))),
+            found => Err(KernelError::table(format!(
+                "row [[{}]]: {key} must be a string, found {found:?}",
+                self.name
+            ))),
         }
     }
 }

@@ -58,7 +58,8 @@ fn reference(
                 let max = scores.iter().copied().fold(sink, f64::max);
                 let weights: Vec<f64> =
                     scores.iter().map(|s| if max.is_finite() { (s - max).exp() } else { 0.0 }).collect();
-                let total = weights.iter().sum::<f64>() + if max.is_finite() { (sink - max).exp() } else { 0.0 };
+                let total =
+                    weights.iter().sum::<f64>() + if max.is_finite() { (sink - max).exp() } else { 0.0 };
                 for d in 0..shape.v_dim {
                     let sum: f64 =
                         weights.iter().enumerate().map(|(j, w)| w * f64::from(v[at(vs, b, kv, j) + d])).sum();
@@ -92,10 +93,16 @@ fn check<T: Float>(
     what: &str,
 ) {
     let strides = |heads, rows, dim| {
-        if rows_first { HeadStrides::rows_first(heads, rows, dim) } else { HeadStrides::heads_first(heads, rows, dim) }
+        if rows_first {
+            HeadStrides::rows_first(heads, rows, dim)
+        } else {
+            HeadStrides::heads_first(heads, rows, dim)
+        }
     };
-    let (qs, ks) =
-        (strides(shape.q_heads, shape.q_len, shape.qk_dim), strides(shape.kv_heads, shape.kv_len, shape.qk_dim));
+    let (qs, ks) = (
+        strides(shape.q_heads, shape.q_len, shape.qk_dim),
+        strides(shape.kv_heads, shape.kv_len, shape.qk_dim),
+    );
     let vs = strides(shape.kv_heads, shape.kv_len, shape.v_dim);
     let ys = HeadStrides::heads_first(shape.q_heads, shape.q_len, shape.v_dim);
     let q = rng.floats(shape.batch * qs.batch);
@@ -105,10 +112,11 @@ fn check<T: Float>(
     let expected = reference(shape, (&q, qs), (&widen(&k), ks), (&widen(&v), vs), options);
     for_each_context(|ctx| {
         let mut y = vec![f32::NAN; expected.len()];
-        attention(ctx, shape, (&q, qs), (&k, ks), (&v, vs), options, (&mut y, ys)).unwrap();
+        attention(ctx, shape, (&q, qs), (&k, ks), (&v, vs), options, (&mut y, ys)).expect("arguments agree");
         assert_close(&y, &expected, tolerance, &format!("{what} {shape:?} {:?}", ctx.features.isa()));
         y.fill(f32::NAN);
-        attention_reference(ctx, shape, (&q, qs), (&k, ks), (&v, vs), options, (&mut y, ys)).unwrap();
+        attention_reference(ctx, shape, (&q, qs), (&k, ks), (&v, vs), options, (&mut y, ys))
+            .expect("arguments agree");
         assert_close(&y, &expected, tolerance, &format!("reference {what} {shape:?}"));
     });
 }
@@ -137,14 +145,18 @@ fn attention_agrees_for_all_options() {
         additive.iter_mut().step_by(5).for_each(|v| *v = f32::NEG_INFINITY);
         let bools: Vec<u8> = rng.bytes(shape.q_len * shape.kv_len).iter().map(|v| v & 1).collect();
         let [_, h, q, kv] = full;
-        let additive = Mask { data: MaskData::Additive(&additive), strides: [h * q * kv, q * kv, kv, 1], columns: kv };
+        let additive =
+            Mask { data: MaskData::Additive(&additive), strides: [h * q * kv, q * kv, kv, 1], columns: kv };
         let bools = Mask { data: MaskData::Bool(&bools), strides: [0, 0, kv, 1], columns: kv - kv / 8 };
         let base = Options { scale: 0.3, ..Options::default() };
         let variants = [
             ("plain", base),
             ("causal", Options { causal: true, ..base }),
             ("causal from the top", Options { causal: true, q_offsets: Some(&[0]), ..base }),
-            ("offsets", Options { causal: true, q_offsets: Some(&offsets), kv_lengths: Some(&lengths), ..base }),
+            (
+                "offsets",
+                Options { causal: true, q_offsets: Some(&offsets), kv_lengths: Some(&lengths), ..base },
+            ),
             ("lengths", Options { causal: true, kv_lengths: Some(&lengths), ..base }),
             ("window", Options { causal: true, window: (Some(9), None), ..base }),
             ("two-sided window", Options { window: (Some(4), Some(7)), ..base }),
@@ -171,7 +183,8 @@ fn half_precision_keys_and_values_are_widened() {
 #[test]
 fn operands_that_do_not_fit_are_refused() {
     let ctx = support::tiers().pop().map(tenon_kernels::cpu::Context::serial).unwrap();
-    let shape = AttentionShape { batch: 1, q_heads: 2, kv_heads: 2, q_len: 3, kv_len: 3, qk_dim: 4, v_dim: 4 };
+    let shape =
+        AttentionShape { batch: 1, q_heads: 2, kv_heads: 2, q_len: 3, kv_len: 3, qk_dim: 4, v_dim: 4 };
     let strides = HeadStrides::heads_first(2, 3, 4);
     let data = [0.0f32; 24];
     let options = Options::default();

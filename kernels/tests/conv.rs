@@ -15,7 +15,8 @@ fn walk(window: &Window, mut body: impl FnMut(usize, usize, usize)) {
         for tap in 0..taps {
             let (mut o, mut t, mut at, mut stride) = (out, tap, Some(0), 1);
             for d in (0..window.input.len()).rev() {
-                let p = (o % window.output[d] * window.strides[d] + t % window.kernel[d] * window.dilations[d]) as isize
+                let p = (o % window.output[d] * window.strides[d]
+                    + t % window.kernel[d] * window.dilations[d]) as isize
                     - window.pads_begin[d] as isize;
                 let inside = p >= 0 && p < window.input[d] as isize;
                 at = if inside { at.map(|at| at + p as usize * stride) } else { None };
@@ -93,8 +94,10 @@ const CASES: &[Case] = &[
 impl Case {
     fn shape(&self) -> ConvShape {
         let Case { input, kernel, strides, dilations, pads, .. } = *self;
-        let window = Window::new(input, kernel, strides, dilations, pads[0], pads[1], false).unwrap();
-        ConvShape::new(self.batch, self.groups, self.channels[0], self.channels[1], window).unwrap()
+        let window =
+            Window::new(input, kernel, strides, dilations, pads[0], pads[1], false).expect("arguments agree");
+        ConvShape::new(self.batch, self.groups, self.channels[0], self.channels[1], window)
+            .expect("arguments agree")
     }
 }
 

@@ -39,7 +39,13 @@ fn reference(a: Matrix<'_, f32>, b: Matrix<'_, f32>) -> Vec<f64> {
 }
 
 /// A random matrix, row-major, transposed or with gaps.
-fn operand<'a>(rng: &mut Rng, rows: usize, cols: usize, layout: usize, data: &'a mut Vec<f32>) -> Matrix<'a, f32> {
+fn operand<'a>(
+    rng: &mut Rng,
+    rows: usize,
+    cols: usize,
+    layout: usize,
+    data: &'a mut Vec<f32>,
+) -> Matrix<'a, f32> {
     let (row_stride, col_stride) = match layout {
         0 => (cols, 1),
         1 => (1, rows),
@@ -87,14 +93,17 @@ fn the_epilogue_scales_accumulates_adds_and_activates() {
         let residual = Addend { data: &full, row_stride: 2 * n, col_stride: 2, scale: 0.5 };
         let old = rng.floats(m * (n + 2));
         for (case, activation) in acts.into_iter().enumerate() {
-            let bias = [Addend::per_row(&rows), Addend::per_column(&cols), Addend::scalar(&cols[..1])][case % 3];
+            let bias =
+                [Addend::per_row(&rows), Addend::per_column(&cols), Addend::scalar(&cols[..1])][case % 3];
             let beta = if case % 2 == 0 { 0.0 } else { 0.25 };
-            let epilogue = Epilogue { alpha: 1.5, beta, bias: Some(bias), residual: Some(residual), activation };
+            let epilogue =
+                Epilogue { alpha: 1.5, beta, bias: Some(bias), residual: Some(residual), activation };
             let expected: Vec<f64> = (0..m * n)
                 .map(|at| {
                     let (i, j) = (at / n, at % n);
                     let bias = bias.data[i * bias.row_stride + j * bias.col_stride];
-                    let mut v = 1.5 * product[at] + f64::from(bias) + 0.5 * f64::from(full[i * 2 * n + j * 2]);
+                    let mut v =
+                        1.5 * product[at] + f64::from(bias) + 0.5 * f64::from(full[i * 2 * n + j * 2]);
                     v += f64::from(beta) * f64::from(old[i * (n + 2) + j]);
                     match activation {
                         Unary::Relu => v.max(0.0),
@@ -113,7 +122,11 @@ fn the_epilogue_scales_accumulates_adds_and_activates() {
                 assert_close(&rows, &expected, 1e-4, &format!("{m}x{n}x{k} case {case}"));
                 for i in 0..m {
                     for gap in i * (n + 2) + n..(i + 1) * (n + 2) {
-                        assert_eq!(c[gap].to_bits(), before[gap].to_bits(), "the gap after row {i} was written");
+                        assert_eq!(
+                            c[gap].to_bits(),
+                            before[gap].to_bits(),
+                            "the gap after row {i} was written"
+                        );
                     }
                 }
             });
@@ -143,15 +156,16 @@ fn half_products<T: Float>(tolerance: f64) {
         let expected = reference(Matrix::row_major(&a32, m, k), Matrix::row_major(&b32, k, n));
         for_each_context(|ctx| {
             let (a, b) = (Matrix::row_major(&a, m, k), Matrix::row_major(&b, k, n));
-            let packed = PackedB::pack(ctx, b).unwrap();
+            let packed = PackedB::pack(ctx, b).expect("arguments agree");
             for rhs in [Rhs::Plain(b), Rhs::Packed(&packed)] {
                 let mut c = vec![T::from_f32(f32::NAN); m * n];
-                gemm(ctx, Lhs::Plain(a), rhs, &mut c, n, &Epilogue::default()).unwrap();
+                gemm(ctx, Lhs::Plain(a), rhs, &mut c, n, &Epilogue::default()).expect("arguments agree");
                 let c: Vec<f32> = c.iter().map(|v| v.to_f32()).collect();
                 assert_close(&c, &expected, tolerance, &format!("{m}x{n}x{k}"));
             }
             let mut wide = vec![f32::NAN; m * n];
-            gemm(ctx, Lhs::Plain(a), Rhs::Packed(&packed), &mut wide, n, &Epilogue::default()).unwrap();
+            gemm(ctx, Lhs::Plain(a), Rhs::Packed(&packed), &mut wide, n, &Epilogue::default())
+                .expect("arguments agree");
             assert_close(&wide, &expected, 1e-4, &format!("{m}x{n}x{k} into f32"));
         });
     }
@@ -215,8 +229,10 @@ fn numbers_of_other_types_multiply_exactly() {
                     (0..k).fold(0, |s: i32, x| s.wrapping_add(a[i * k + x].wrapping_mul(b[x * n + j])));
             }
         }
-        let (af, bf): (Vec<f64>, Vec<f64>) =
-            (a.iter().map(|&v| f64::from(v % 1000)).collect(), b.iter().map(|&v| f64::from(v % 1000)).collect());
+        let (af, bf): (Vec<f64>, Vec<f64>) = (
+            a.iter().map(|&v| f64::from(v % 1000)).collect(),
+            b.iter().map(|&v| f64::from(v % 1000)).collect(),
+        );
         for_each_context(|ctx| {
             let mut c = vec![-1; m * n];
             gemm_number(ctx, Matrix::row_major(&a, m, k), Matrix::row_major(&b, k, n), &mut c, n).unwrap();

@@ -65,9 +65,9 @@ pub fn decode_f64(dtype: DType, bytes: &[u8], elements: usize) -> Option<Vec<f64
         DType::U32 => wide(bytes, elements, |c| f64::from(u32::from_le_bytes(c))),
         DType::I64 => wide(bytes, elements, |c| i64::from_le_bytes(c) as f64),
         DType::U64 => wide(bytes, elements, |c| u64::from_le_bytes(c) as f64),
-        DType::Complex64 => wide(bytes, elements, |c: [u8; 8]| {
-            f64::from(f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-        }),
+        DType::Complex64 => {
+            wide(bytes, elements, |c: [u8; 8]| f64::from(f32::from_le_bytes([c[0], c[1], c[2], c[3]])))
+        }
         DType::Complex128 => wide(bytes, elements, |c: [u8; 16]| {
             f64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]])
         }),

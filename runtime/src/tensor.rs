@@ -21,10 +21,9 @@ pub fn element_count(dims: &[usize]) -> Result<usize> {
     if dims.contains(&0) {
         return Ok(0);
     }
-    dims.iter()
-        .try_fold(1usize, |n, d| n.checked_mul(*d))
-        .filter(|n| isize::try_from(*n).is_ok())
-        .ok_or_else(|| Error::limit(format!("a tensor of shape {dims:?} has more elements than memory can hold")))
+    dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).filter(|n| isize::try_from(*n).is_ok()).ok_or_else(
+        || Error::limit(format!("a tensor of shape {dims:?} has more elements than memory can hold")),
+    )
 }
 
 /// The packed byte length of a tensor; an error on overflow and for dtypes without a fixed size.
@@ -48,7 +47,9 @@ fn check_available(len: usize) -> Result<()> {
         // Without this the compiler may remove the allocation and take its success for granted.
         std::hint::black_box(&probe);
         if outcome.is_err() {
-            return Err(Error::limit(format!("a tensor of {len} bytes does not fit in this machine's memory")));
+            return Err(Error::limit(format!(
+                "a tensor of {len} bytes does not fit in this machine's memory"
+            )));
         }
     }
     Ok(())
@@ -201,7 +202,13 @@ impl Tensor {
 
     fn over_buffer(dtype: DType, dims: &[usize], buffer: Buffer) -> Self {
         let ptr = NonNull::new(buffer.as_ptr().cast_mut()).expect("an Arc's data is never at null");
-        Tensor { ptr, len: buffer.len, owner: Owner::Buffer(buffer.units), dims: SmallVec::from_slice(dims), dtype }
+        Tensor {
+            ptr,
+            len: buffer.len,
+            owner: Owner::Buffer(buffer.units),
+            dims: SmallVec::from_slice(dims),
+            dtype,
+        }
     }
 
     /// A tensor over shared bytes such as a part of a memory-mapped file; they may be unaligned.
@@ -423,7 +430,11 @@ impl Tensor {
         let mut elements = Vec::<T>::with_capacity(n);
         // SAFETY: `n * size_of::<T>()` bytes fit in both, and any bits are valid for `T`.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.ptr.as_ptr(), elements.as_mut_ptr().cast(), n * size_of::<T>());
+            std::ptr::copy_nonoverlapping(
+                self.ptr.as_ptr(),
+                elements.as_mut_ptr().cast(),
+                n * size_of::<T>(),
+            );
             elements.set_len(n);
         }
         Ok(elements)
@@ -450,7 +461,8 @@ impl Tensor {
                 .to_vec::<u64>()?
                 .into_iter()
                 .map(|v| {
-                    i64::try_from(v).map_err(|_| Error::invalid_input(format!("{v} exceeds the range of int64")))
+                    i64::try_from(v)
+                        .map_err(|_| Error::invalid_input(format!("{v} exceeds the range of int64")))
                 })
                 .collect(),
             d if d.is_integer() || d == DType::Bool => {
@@ -553,7 +565,8 @@ fn check_strings(dims: &[usize], bytes: &[u8]) -> Result<()> {
     };
     let mut start = 0;
     for (i, end) in offsets.as_chunks().0.iter().map(|c| u64::from_le_bytes(*c)).enumerate() {
-        let element = usize::try_from(end).ok().filter(|_| i > 0 || end == 0).and_then(|e| text.get(start..e));
+        let element =
+            usize::try_from(end).ok().filter(|_| i > 0 || end == 0).and_then(|e| text.get(start..e));
         if element.is_none_or(|e| std::str::from_utf8(e).is_err()) {
             return Err(Error::invalid_input(format!(
                 "string {} of a tensor of shape {dims:?} lies outside its buffer or is not UTF-8",
@@ -642,7 +655,8 @@ impl Value {
             Value::Sequence(items) => TypeInfo::Sequence(Box::new(items.first()?.type_info()?)),
             Value::Optional(item) => TypeInfo::Optional(Box::new(item.as_ref()?.type_info()?)),
             Value::Map { keys, values } => {
-                let value = TypeInfo::tensor(values.dtype(), Shape::known(values.dims().get(1..).unwrap_or(&[])));
+                let value =
+                    TypeInfo::tensor(values.dtype(), Shape::known(values.dims().get(1..).unwrap_or(&[])));
                 TypeInfo::Map { key: keys.dtype(), value: Box::new(value) }
             }
         })

@@ -78,7 +78,9 @@ pub fn serve(options: &Options) -> ExitCode {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
     }
-    std::panic::set_hook(Box::new(|_| {}));
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     for line in std::io::stdin().lock().lines() {
         let Ok(folder) = line else { break };
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&environment, Path::new(&folder), &options.provider)));

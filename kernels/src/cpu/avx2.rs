@@ -118,6 +118,19 @@ impl Simd for Avx2 {
         unsafe { _mm256_mullo_epi32(a, b) }
     }
     #[inline(always)]
+    fn multiply_pairs(self, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the value proves the instructions.
+        unsafe { _mm256_madd_epi16(a, b) }
+    }
+    #[inline(always)]
+    fn decode<const MASK: i32>(self, a: Self::I, _: Self::F) -> Self::F {
+        self.to_f32(self.and_i(a, self.splat_i(MASK)))
+    }
+    #[inline(always)]
+    fn code_table<const MASK: i32>(self) -> Self::F {
+        self.zero()
+    }
+    #[inline(always)]
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: the value proves the instructions.
         unsafe { _mm256_and_si256(a, b) }
@@ -138,12 +151,17 @@ impl Simd for Avx2 {
         unsafe { _mm256_max_epi32(a, b) }
     }
     #[inline(always)]
+    fn shr_by(self, a: Self::I, count: u32) -> Self::I {
+        // SAFETY: the value proves the instructions.
+        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(count as i32)) }
+    }
+    #[inline(always)]
     fn bits(self, a: Self::F) -> Self::I {
         // SAFETY: the value proves the instructions.
         unsafe { _mm256_castps_si256(a) }
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn of_bits(self, a: Self::I) -> Self::F {
         // SAFETY: the value proves the instructions.
         unsafe { _mm256_castsi256_ps(a) }
     }
@@ -198,12 +216,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> Self::F {
         // SAFETY: the value proves the instructions, the caller vouches for the memory.
-        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))) }
+        unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))))
+        }
     }
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, v: Self::F) {
         // SAFETY: the value proves the instructions, the caller vouches for the memory.
-        unsafe { 
+        unsafe {
             let bits = _mm256_castps_si256(v);
             let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
@@ -228,7 +248,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn store_low_u8(self, p: *mut u8, v: Self::I) {
         // SAFETY: the value proves the instructions, the caller vouches for the memory.
-        unsafe { 
+        unsafe {
             let low = _mm256_and_si256(v, _mm256_set1_epi32(0xff));
             let words = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi32(low, low));
             let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm_setzero_si128());
@@ -313,7 +333,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn reduce_sum(self, a: Self::F) -> f32 {
         // SAFETY: the value proves the instructions.
-        unsafe { 
+        unsafe {
             let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
@@ -322,7 +342,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn reduce_max(self, a: Self::F) -> f32 {
         // SAFETY: the value proves the instructions.
-        unsafe { 
+        unsafe {
             let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
@@ -331,7 +351,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn reduce_min(self, a: Self::F) -> f32 {
         // SAFETY: the value proves the instructions.
-        unsafe { 
+        unsafe {
             let four = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let two = _mm_min_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_min_ss(two, _mm_shuffle_ps::<1>(two, two)))

@@ -114,6 +114,23 @@ impl Simd for Avx512 {
         unsafe { _mm512_mullo_epi32(a, b) }
     }
     #[inline(always)]
+    fn multiply_pairs(self, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: the value proves the instructions.
+        unsafe { _mm512_madd_epi16(a, b) }
+    }
+    #[inline(always)]
+    fn decode<const MASK: i32>(self, a: Self::I, table: Self::F) -> Self::F {
+        const { assert!(MASK <= 15) };
+        // SAFETY: the value proves the instructions. The permutation looks at the low four bits only.
+        unsafe { _mm512_permutexvar_ps(a, table) }
+    }
+    #[inline(always)]
+    fn code_table<const MASK: i32>(self) -> Self::F {
+        let entries: [f32; 16] = std::array::from_fn(|i| (i as i32 & MASK) as f32);
+        // SAFETY: sixteen entries.
+        unsafe { self.load(entries.as_ptr()) }
+    }
+    #[inline(always)]
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: the value proves the instructions.
         unsafe { _mm512_and_si512(a, b) }
@@ -134,12 +151,17 @@ impl Simd for Avx512 {
         unsafe { _mm512_max_epi32(a, b) }
     }
     #[inline(always)]
+    fn shr_by(self, a: Self::I, count: u32) -> Self::I {
+        // SAFETY: the value proves the instructions.
+        unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(count as i32)) }
+    }
+    #[inline(always)]
     fn bits(self, a: Self::F) -> Self::I {
         // SAFETY: the value proves the instructions.
         unsafe { _mm512_castps_si512(a) }
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn of_bits(self, a: Self::I) -> Self::F {
         // SAFETY: the value proves the instructions.
         unsafe { _mm512_castsi512_ps(a) }
     }
@@ -194,12 +216,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> Self::F {
         // SAFETY: the value proves the instructions, the caller vouches for the memory.
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
+        unsafe {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
+        }
     }
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, v: Self::F) {
         // SAFETY: the value proves the instructions, the caller vouches for the memory.
-        unsafe { 
+        unsafe {
             let bits = _mm512_castps_si512(v);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);

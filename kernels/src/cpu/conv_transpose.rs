@@ -40,7 +40,7 @@ impl ConvTransposeShape {
         if kernel.iter().chain(strides).chain(dilations).any(|&v| v == 0) {
             return Err(KernelError::parameter("kernel, strides and dilations must be positive"));
         }
-        if groups == 0 || in_channels % groups != 0 || out_channels % groups != 0 {
+        if groups == 0 || !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
             return Err(KernelError::shape(format!(
                 "{in_channels} input and {out_channels} output channels do not divide into {groups} groups"
             )));
@@ -81,7 +81,8 @@ pub fn conv_transpose(
     }
     let depth = group_out * taps;
     // Columns of one image and group: [group_out * taps, in_plane] = filterᵀ x.
-    let mut columns = super::buffer::AlignedBuffer::<f32>::zeroed(checked_product("columns", &[depth, in_plane])?);
+    let mut columns =
+        super::buffer::AlignedBuffer::<f32>::zeroed(checked_product("columns", &[depth, in_plane])?);
     for group in 0..shape.groups {
         let weights = &filter[group * group_in * depth..(group + 1) * group_in * depth];
         let packed = PackedA::pack(ctx, Matrix::row_major(weights, group_in, depth).transposed())?;

@@ -1,8 +1,8 @@
 //! Elementwise operations: f32 functions on vectors, and typed maps with broadcasting for every other type.
 
 use super::features::{Context, Features};
-use super::nest::Nest;
 use super::math;
+use super::nest::Nest;
 use super::simd::{Kernel, Simd, max_nan, min_nan};
 use crate::error::{KernelError, Result, expect_len};
 use crate::parallel::{SharedMut, for_each_range};
@@ -36,24 +36,56 @@ pub enum Unary {
     /// x sigmoid(x).
     Silu,
     /// x sigmoid(alpha x); with 1.702 it is "quick GELU".
-    Swish { alpha: f32 },
+    Swish {
+        alpha: f32,
+    },
     Softplus,
     Softsign,
     Mish,
     Relu,
-    LeakyRelu { alpha: f32 },
-    ThresholdedRelu { alpha: f32 },
-    Elu { alpha: f32 },
-    Celu { alpha: f32 },
-    Selu { alpha: f32, gamma: f32 },
-    Clip { min: f32, max: f32 },
-    HardSigmoid { alpha: f32, beta: f32 },
+    LeakyRelu {
+        alpha: f32,
+    },
+    ThresholdedRelu {
+        alpha: f32,
+    },
+    Elu {
+        alpha: f32,
+    },
+    Celu {
+        alpha: f32,
+    },
+    Selu {
+        alpha: f32,
+        gamma: f32,
+    },
+    Clip {
+        min: f32,
+        max: f32,
+    },
+    HardSigmoid {
+        alpha: f32,
+        beta: f32,
+    },
     HardSwish,
     /// scale * x + shift.
-    Affine { scale: f32, shift: f32 },
+    Affine {
+        scale: f32,
+        shift: f32,
+    },
 }
 
 impl Unary {
+    /// The bounds (low, high) of a function that only clamps.
+    pub(crate) fn bounds(self) -> Option<(f32, f32)> {
+        match self {
+            Unary::Identity => Some((f32::NEG_INFINITY, f32::INFINITY)),
+            Unary::Relu => Some((0.0, f32::INFINITY)),
+            Unary::Clip { min, max } => Some((min, max)),
+            _ => None,
+        }
+    }
+
     /// Whether the cost is more than reading and writing the element.
     fn is_costly(self) -> bool {
         use Unary::*;
@@ -228,6 +260,9 @@ impl WithMap for RunMap {
 /// # Safety
 /// `x` and `y` hold `len` elements; they may be the same memory but not overlap otherwise.
 pub(crate) unsafe fn unary_raw(features: Features, op: Unary, x: *const f32, y: *mut f32, len: usize) {
+    if op == Unary::Identity && x == y.cast_const() {
+        return;
+    }
     with_map(op, RunMap { features, x, y, len });
 }
 
@@ -248,6 +283,9 @@ pub fn unary(ctx: Context<'_>, op: Unary, x: &[f32], y: &mut [f32]) -> Result<()
 
 /// `x = op(x)`.
 pub fn unary_in_place(ctx: Context<'_>, op: Unary, x: &mut [f32]) {
+    if op == Unary::Identity {
+        return;
+    }
     let grain = if op.is_costly() { COSTLY_GRAIN } else { CHEAP_GRAIN };
     let len = x.len();
     let out = SharedMut::new(x);

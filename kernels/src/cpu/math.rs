@@ -1,7 +1,7 @@
 //! Elementary functions on vectors. Polynomials are minimax fits in binary64 rounded to binary32; every function is
 //! accurate to about two units in the last place over its whole range and propagates NaN.
 
-use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E, SQRT_2};
 
 use super::simd::{Simd, max_nan};
 
@@ -27,16 +27,15 @@ fn scale_by_power<S: Simd>(s: S, a: S::F, n: S::I) -> S::F {
     let half = s.sar::<1>(n);
     let rest = s.sub_i(n, half);
     let bias = s.splat_i(127);
-    let first = s.from_bits(s.shl::<23>(s.add_i(half, bias)));
-    let second = s.from_bits(s.shl::<23>(s.add_i(rest, bias)));
+    let first = s.of_bits(s.shl::<23>(s.add_i(half, bias)));
+    let second = s.of_bits(s.shl::<23>(s.add_i(rest, bias)));
     s.mul(s.mul(a, first), second)
 }
 
 /// `x = n ln 2 + r` with |r| <= ln 2 / 2; returns (n, exp(r) - 1).
 #[inline(always)]
 fn reduce_exp<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
-    const P: [f32; 5] =
-        [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_954, 0.001_395_06];
+    const P: [f32; 5] = [0.5, 0.166_665_18, 0.041_666_206, 0.008_368_954, 0.001_395_06];
     let n = s.round(s.mul(x, s.splat(LOG2_E)));
     let r = s.fnma(n, s.splat(LN2_LOW), s.fnma(n, s.splat(LN2_HIGH), x));
     (n, s.fma(s.mul(r, r), polynomial(s, r, &P), r))
@@ -62,7 +61,7 @@ pub(crate) fn exp_negative<S: Simd>(s: S, x: S::F) -> S::F {
     let low = s.splat(-87.3);
     let clamped = s.max(low, x);
     let (n, e) = reduce_exp(s, clamped);
-    let power = s.from_bits(s.shl::<23>(s.add_i(s.to_i32(n), s.splat_i(127))));
+    let power = s.of_bits(s.shl::<23>(s.add_i(s.to_i32(n), s.splat_i(127))));
     let y = s.fma(e, power, power);
     s.select(s.lt(x, low), s.zero(), y)
 }
@@ -74,7 +73,7 @@ pub(crate) fn expm1<S: Simd>(s: S, x: S::F) -> S::F {
     let (n, e) = reduce_exp(s, x);
     // 2^n is kept representable: n = 128 only above the clamp.
     let n = s.max(n, s.splat(-126.0));
-    let power = s.from_bits(s.shl::<23>(s.add_i(s.to_i32(n), s.splat_i(127))));
+    let power = s.of_bits(s.shl::<23>(s.add_i(s.to_i32(n), s.splat_i(127))));
     let y = s.fma(e, power, s.sub(power, s.splat(1.0)));
     let y = s.select(s.lt(s.splat(88.69), x), exp(s, x), y);
     s.select(s.is_nan(x), x, y)
@@ -101,7 +100,7 @@ pub(crate) fn log<S: Simd>(s: S, x: S::F) -> S::F {
     let shifted = s.sub_i(bits, s.splat_i(0x3f35_04f3));
     let exponent = s.to_f32(s.sar::<23>(shifted));
     let exponent = s.select(tiny, s.sub(exponent, s.splat(23.0)), exponent);
-    let mantissa = s.from_bits(s.add_i(s.and_i(shifted, s.splat_i(0x007f_ffff)), s.splat_i(0x3f35_04f3)));
+    let mantissa = s.of_bits(s.add_i(s.and_i(shifted, s.splat_i(0x007f_ffff)), s.splat_i(0x3f35_04f3)));
     let f = s.sub(mantissa, s.splat(1.0));
     let f2 = s.mul(f, f);
     let tail = s.mul(s.mul(f, f2), polynomial(s, f, &Q));
@@ -142,7 +141,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
 #[inline(always)]
 fn copy_sign<S: Simd>(s: S, magnitude: S::F, sign: S::F) -> S::F {
     let sign_bit = s.and_i(s.bits(sign), s.splat_i(i32::MIN));
-    s.from_bits(s.or_i(s.bits(s.abs(magnitude)), sign_bit))
+    s.of_bits(s.or_i(s.bits(s.abs(magnitude)), sign_bit))
 }
 
 /// 1 / (1 + e^-x).
@@ -164,8 +163,8 @@ fn erfc_positive<S: Simd>(s: S, t: S::F) -> S::F {
         -0.166_031_5,
         0.164_055_5,
         -0.054_203_466,
-        -0.008_060_400_4,
-        0.008_628_513_7,
+        -0.008_060_4,
+        0.008_628_514,
         0.001_313_079,
         -0.001_226_094_9,
         -0.000_398_327_7,
@@ -214,7 +213,7 @@ pub(crate) fn gelu<S: Simd>(s: S, x: S::F) -> S::F {
 /// 0.5 x (1 + tanh(sqrt(2 / π) (x + 0.044715 x³))), which equals x sigmoid of twice the argument.
 #[inline(always)]
 pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_SQRT_2_OVER_PI: f32 = FRAC_2_SQRT_PI * SQRT_2;
     let inner = s.fma(s.mul(s.mul(x, x), x), s.splat(0.044_715), x);
     let y = s.mul(x, sigmoid(s, s.mul(inner, s.splat(TWICE_SQRT_2_OVER_PI))));
     s.select(s.eq(x, s.splat(f32::NEG_INFINITY)), s.zero(), y)

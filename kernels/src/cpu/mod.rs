@@ -1,11 +1,11 @@
 //! CPU kernels: portable Rust and SIMD, chosen by the detected features.
 
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod buffer;
-pub mod attention;
 pub mod cast;
 pub mod conv;
 pub mod conv_transpose;
@@ -13,9 +13,9 @@ pub mod elementwise;
 mod features;
 mod float;
 pub mod gemm;
+pub mod igemm;
 mod math;
 mod matrix;
-pub mod igemm;
 pub mod minifloat;
 pub mod nbits;
 pub mod nest;

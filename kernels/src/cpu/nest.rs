@@ -20,7 +20,8 @@ impl<const N: usize> Nest<N> {
         for (index, (buffer_len, strides)) in operands.iter().enumerate() {
             check_operand(index, shape, strides, *buffer_len, len)?;
         }
-        let mut nest = Nest { shape: Vec::with_capacity(shape.len()), strides: Vec::with_capacity(shape.len()) };
+        let mut nest =
+            Nest { shape: Vec::with_capacity(shape.len()), strides: Vec::with_capacity(shape.len()) };
         for (dim, &extent) in shape.iter().enumerate() {
             if extent != 1 || len == 0 {
                 nest.push(extent, operands.map(|(_, strides)| strides[dim]));
@@ -35,12 +36,12 @@ impl<const N: usize> Nest<N> {
 
     /// Appends an inner dimension, merging it with the last where all operands step through both evenly.
     fn push(&mut self, extent: usize, strides: [usize; N]) {
-        if let (Some(last), Some(outer)) = (self.shape.last_mut(), self.strides.last_mut()) {
-            if (0..N).all(|i| outer[i] == strides[i] * extent) {
-                *last *= extent;
-                *outer = strides;
-                return;
-            }
+        if let (Some(last), Some(outer)) = (self.shape.last_mut(), self.strides.last_mut())
+            && (0..N).all(|i| outer[i] == strides[i] * extent)
+        {
+            *last *= extent;
+            *outer = strides;
+            return;
         }
         self.shape.push(extent);
         self.strides.push(strides);

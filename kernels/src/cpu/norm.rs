@@ -131,12 +131,12 @@ pub fn normalize_rows(
             expect_len(name, part.len(), cols)?;
         }
     }
-    let Statistics { mut mean, mut inverse_deviation } = statistics;
+    let Statistics { mean, inverse_deviation } = statistics;
     for part in [&mean, &inverse_deviation].into_iter().flatten() {
         expect_len("statistics output", part.len(), rows)?;
     }
-    let means = mean.as_deref_mut().map(SharedMut::new);
-    let inverses = inverse_deviation.as_deref_mut().map(SharedMut::new);
+    let means = mean.map(SharedMut::new);
+    let inverses = inverse_deviation.map(SharedMut::new);
     let out = SharedMut::new(y);
     for_each_range(ctx.parallel, rows, (GRAIN / cols.max(1)).max(1), 1, &|range| {
         for row in range {
@@ -180,7 +180,16 @@ pub fn rms_norm(
     epsilon: f32,
     y: &mut [f32],
 ) -> Result<()> {
-    normalize_rows(ctx, RowNorm { epsilon, centred: false }, x, extents, gamma, None, y, Statistics::default())
+    normalize_rows(
+        ctx,
+        RowNorm { epsilon, centred: false },
+        x,
+        extents,
+        gamma,
+        None,
+        y,
+        Statistics::default(),
+    )
 }
 
 /// `sum = x + skip + bias`, then a row norm of `sum` into `y`. `sum` may be asked for as an output.
@@ -202,12 +211,15 @@ pub fn skip_norm(
     expect_len("sum of the normalisation", sum.len(), len)?;
     if skip.len() == len {
         binary(ctx, Binary::Add, x, skip, sum)?;
-    } else if !skip.is_empty() && len % skip.len() == 0 && skip.len() % cols.max(1) == 0 {
+    } else if !skip.is_empty() && len % skip.len() == 0 && skip.len().is_multiple_of(cols.max(1)) {
         for (part, x) in sum.chunks_mut(skip.len()).zip(x.chunks(skip.len())) {
             binary(ctx, Binary::Add, x, skip, part)?;
         }
     } else {
-        return Err(KernelError::shape(format!("skip has {} elements, expected {len} or a divisor", skip.len())));
+        return Err(KernelError::shape(format!(
+            "skip has {} elements, expected {len} or a divisor",
+            skip.len()
+        )));
     }
     if let Some(bias) = bias {
         expect_len("bias", bias.len(), cols)?;
@@ -265,7 +277,9 @@ pub fn fold_batch_norm(
         .zip(variance)
         .map(|(&g, &v)| (f64::from(g) / (f64::from(v) + f64::from(epsilon)).sqrt()) as f32)
         .collect();
-    let shift = (0..channels).map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * f64::from(scale[c])) as f32).collect();
+    let shift = (0..channels)
+        .map(|c| (f64::from(beta[c]) - f64::from(mean[c]) * f64::from(scale[c])) as f32)
+        .collect();
     Ok((scale, shift))
 }
 
@@ -287,7 +301,9 @@ pub fn group_norm(
     expect_len("scale", gamma.len(), channels)?;
     expect_len("bias", beta.len(), channels)?;
     if groups == 0 || channels % groups != 0 {
-        return Err(KernelError::parameter(format!("{channels} channels do not divide into {groups} groups")));
+        return Err(KernelError::parameter(format!(
+            "{channels} channels do not divide into {groups} groups"
+        )));
     }
     use super::elementwise::{Unary, unary_raw};
     let (per_group, norm) = (channels / groups, RowNorm { epsilon, centred: true });
@@ -306,7 +322,9 @@ pub fn group_norm(
                 let op = Unary::Affine { scale, shift: beta[channel] - mean * scale };
                 let plane = local * spatial..(local + 1) * spatial;
                 // SAFETY: planes of equal length.
-                unsafe { unary_raw(ctx.features, op, x[plane.clone()].as_ptr(), y[plane].as_mut_ptr(), spatial) };
+                unsafe {
+                    unary_raw(ctx.features, op, x[plane.clone()].as_ptr(), y[plane].as_mut_ptr(), spatial)
+                };
             }
         }
     });

@@ -65,7 +65,8 @@ impl Window {
 
     fn check(&self, planes: usize, x: usize, y: usize) -> Result<()> {
         let rank = self.rank();
-        let parts = [&self.kernel, &self.strides, &self.dilations, &self.pads_begin, &self.pads_end, &self.output];
+        let parts =
+            [&self.kernel, &self.strides, &self.dilations, &self.pads_begin, &self.pads_end, &self.output];
         if parts.iter().any(|part| part.len() != rank) {
             return Err(KernelError::shape(format!("window attributes must have {rank} entries each")));
         }
@@ -91,7 +92,14 @@ impl Window {
         self.walk(0, index, 0, 0, body);
     }
 
-    fn walk(&self, d: usize, index: &[usize], offset: usize, flat: usize, body: &mut dyn FnMut(usize, usize)) {
+    fn walk(
+        &self,
+        d: usize,
+        index: &[usize],
+        offset: usize,
+        flat: usize,
+        body: &mut dyn FnMut(usize, usize),
+    ) {
         if d == self.rank() {
             return body(offset, flat);
         }
@@ -125,9 +133,13 @@ impl Window {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pool {
     Max,
-    Average { count_include_pad: bool },
+    Average {
+        count_include_pad: bool,
+    },
     /// p-th root of the sum of p-th powers of magnitudes.
-    Lp { p: i32 },
+    Lp {
+        p: i32,
+    },
 }
 
 /// Pools each of `planes` (batch times channels) contiguous planes. An empty maximum is -inf, an empty average 0.

@@ -107,7 +107,8 @@ impl<T: Quantized> Kernel for DequantizeRun<T> {
         unsafe {
             if T::BYTE {
                 while i + S::LANES <= len {
-                    let q = if T::RANGE.0 < 0 { s.load_i8(x.add(i).cast()) } else { s.load_u8(x.add(i).cast()) };
+                    let q =
+                        if T::RANGE.0 < 0 { s.load_i8(x.add(i).cast()) } else { s.load_u8(x.add(i).cast()) };
                     s.store(y.add(i), s.mul(s.to_f32(s.sub_i(q, zero_v)), scale_v));
                     i += S::LANES;
                 }
@@ -154,7 +155,9 @@ impl<'a, T: Quantized> Scales<'a, T> {
     fn for_each(&self, ctx: Context<'_>, body: &(dyn Fn(std::ops::Range<usize>, f32, i32) + Sync)) {
         let [outer, axis, inner] = self.extents;
         if outer * axis == 1 {
-            for_each_range(ctx.parallel, inner, GRAIN, 64, &|range| body(range, self.scale[0], self.zero_at(0)));
+            for_each_range(ctx.parallel, inner, GRAIN, 64, &|range| {
+                body(range, self.scale[0], self.zero_at(0))
+            });
             return;
         }
         for_each_range(ctx.parallel, outer * axis, (GRAIN / inner.max(1)).max(1), 1, &|range| {
@@ -180,7 +183,12 @@ pub fn quantize<T: Quantized>(ctx: Context<'_>, x: &[f32], scales: Scales<'_, T>
 }
 
 /// DequantizeLinear.
-pub fn dequantize<T: Quantized>(ctx: Context<'_>, x: &[T], scales: Scales<'_, T>, y: &mut [f32]) -> Result<()> {
+pub fn dequantize<T: Quantized>(
+    ctx: Context<'_>,
+    x: &[T],
+    scales: Scales<'_, T>,
+    y: &mut [f32],
+) -> Result<()> {
     scales.check(x.len(), y.len())?;
     let out = SharedMut::new(y);
     scales.for_each(ctx, &|run, scale, zero_point| {
@@ -251,7 +259,7 @@ pub fn requantize<T: Quantized>(
     y: &mut [T],
 ) -> Result<()> {
     expect_len("output of the requantisation", y.len(), x.len())?;
-    if cols == 0 || x.len() % cols != 0 {
+    if cols == 0 || !x.len().is_multiple_of(cols) {
         return Err(KernelError::shape(format!("{} sums do not divide into rows of {cols}", x.len())));
     }
     if scale.len() != 1 && scale.len() != cols {

@@ -106,8 +106,7 @@ fn log_sum_exp<S: Simd>(s: S, x: &[f32]) -> f32 {
     max + sum.ln()
 }
 
-const OPS: [Reduce; 6] =
-    [Reduce::Sum, Reduce::Max, Reduce::Min, Reduce::Prod, Reduce::SumSquare, Reduce::L1];
+const OPS: [Reduce; 6] = [Reduce::Sum, Reduce::Max, Reduce::Min, Reduce::Prod, Reduce::SumSquare, Reduce::L1];
 
 #[inline(always)]
 fn row<S: Simd, const OP: usize>(s: S, x: &[f32]) -> f32 {
@@ -183,7 +182,11 @@ pub fn reduce_axis(
     if inner == 1 {
         return reduce_rows(ctx, op, x, outer, axis, y);
     }
-    expect_len("input of the reduction", x.len(), checked_product("reduction operand", &[outer, axis, inner])?)?;
+    expect_len(
+        "input of the reduction",
+        x.len(),
+        checked_product("reduction operand", &[outer, axis, inner])?,
+    )?;
     expect_len("output of the reduction", y.len(), checked_product("reduction result", &[outer, inner])?)?;
     if outer * inner == 0 {
         return Ok(());

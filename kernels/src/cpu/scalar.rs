@@ -218,6 +218,20 @@ impl Simd for Scalar {
         zip(a, b, i32::wrapping_mul)
     }
     #[inline(always)]
+    fn multiply_pairs(self, a: Self::I, b: Self::I) -> Self::I {
+        let high = |v: i32| v >> 16;
+        let low = |v: i32| i32::from(v as i16);
+        zip(a, b, |a, b| (low(a) * low(b)).wrapping_add(high(a) * high(b)))
+    }
+    #[inline(always)]
+    fn decode<const MASK: i32>(self, a: Self::I, _: Self::F) -> Self::F {
+        map(a, |a| (a & MASK) as f32)
+    }
+    #[inline(always)]
+    fn code_table<const MASK: i32>(self) -> Self::F {
+        self.zero()
+    }
+    #[inline(always)]
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, |a, b| a & b)
     }
@@ -246,11 +260,15 @@ impl Simd for Scalar {
         map(a, |a| ((a as u32) >> N) as i32)
     }
     #[inline(always)]
+    fn shr_by(self, a: Self::I, count: u32) -> Self::I {
+        map(a, |a| ((a as u32) >> count) as i32)
+    }
+    #[inline(always)]
     fn bits(self, a: Self::F) -> Self::I {
         map(a, |a| a.to_bits() as i32)
     }
     #[inline(always)]
-    fn from_bits(self, a: Self::I) -> Self::F {
+    fn of_bits(self, a: Self::I) -> Self::F {
         map(a, |a| f32::from_bits(a as u32))
     }
     #[inline(always)]

@@ -34,7 +34,10 @@ impl Features {
 ///
 /// Pointer operations are unsafe with the usual contract: the lanes named must be readable or writable. No
 /// alignment is required.
-#[expect(clippy::missing_safety_doc, reason = "the trait documentation states the one contract of all pointer operations")]
+#[expect(
+    clippy::missing_safety_doc,
+    reason = "the trait documentation states the one contract of all pointer operations"
+)]
 pub trait Simd: Copy + Send + Sync + 'static {
     /// Lanes of a vector.
     const LANES: usize;
@@ -113,6 +116,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Per lane: the sum of the products of the two signed 16-bit halves.
+    fn multiply_pairs(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The low bits `MASK` (at most four) of every lane as a number; `table` is [`Simd::code_table`] of the mask.
+    fn decode<const MASK: i32>(self, a: Self::I, table: Self::F) -> Self::F;
+    /// What [`Simd::decode`] looks codes up in, where the tier has such an instruction.
+    fn code_table<const MASK: i32>(self) -> Self::F;
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn or_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn min_i(self, a: Self::I, b: Self::I) -> Self::I;
@@ -122,10 +131,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sar<const N: u32>(self, a: Self::I) -> Self::I;
     /// Logical shift right.
     fn shr<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Logical shift right by the same count in every lane; cheap where the count is known when compiled.
+    fn shr_by(self, a: Self::I, count: u32) -> Self::I;
     /// The f32 bits as i32.
     fn bits(self, a: Self::F) -> Self::I;
     /// The i32 as f32 bits.
-    fn from_bits(self, a: Self::I) -> Self::F;
+    fn of_bits(self, a: Self::I) -> Self::F;
     /// Rounds to the nearest integer, ties to even; lanes outside i32 are unspecified.
     fn to_i32(self, a: Self::F) -> Self::I;
     fn to_f32(self, a: Self::I) -> Self::F;

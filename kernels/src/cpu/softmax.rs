@@ -181,7 +181,14 @@ pub fn softmax_axis(
             let (o, first) = (strip / strips, strip % strips * WIDTH);
             let width = WIDTH.min(inner - first);
             let offset = o * axis * inner + first;
-            let columns = SoftmaxColumns { x: x[offset..].as_ptr(), y: out.pointer().wrapping_add(offset), axis, inner, width, log };
+            let columns = SoftmaxColumns {
+                x: x[offset..].as_ptr(),
+                y: out.pointer().wrapping_add(offset),
+                axis,
+                inner,
+                width,
+                log,
+            };
             ctx.features.dispatch(columns);
         }
     });

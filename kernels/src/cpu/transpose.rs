@@ -29,7 +29,9 @@ fn permuted(shape: &[usize], order: &[usize]) -> Result<Vec<usize>> {
     let valid = order.len() == shape.len()
         && order.iter().all(|&axis| axis < shape.len() && !std::mem::replace(&mut seen[axis], true));
     if !valid {
-        return Err(KernelError::parameter(format!("{order:?} is not a permutation of the axes of {shape:?}")));
+        return Err(KernelError::parameter(format!(
+            "{order:?} is not a permutation of the axes of {shape:?}"
+        )));
     }
     let mut strides = vec![1usize; shape.len()];
     for axis in (0..shape.len().saturating_sub(1)).rev() {
@@ -52,11 +54,12 @@ pub fn copy_strided<T: Copy + Send + Sync>(
         return Ok(());
     }
     let out = SharedMut::new(y);
-    if nest.inner_steps()[0] > 1 && nest.shape().len() > 1 {
-        if let Some(row_axis) = nest.strides()[..nest.shape().len() - 1].iter().position(|s| s[0] == 1) {
-            transpose_nest(ctx, x, &nest, row_axis, &out);
-            return Ok(());
-        }
+    if nest.inner_steps()[0] > 1
+        && nest.shape().len() > 1
+        && let Some(row_axis) = nest.strides()[..nest.shape().len() - 1].iter().position(|s| s[0] == 1)
+    {
+        transpose_nest(ctx, x, &nest, row_axis, &out);
+        return Ok(());
     }
     let (row, [step]) = (nest.inner_len(), nest.inner_steps());
     for_each_range(ctx.parallel, nest.rows(), (GRAIN / row).max(1), 1, &|rows| {
@@ -141,7 +144,9 @@ impl<T: Copy> Strip<'_, T> {
                 for i in 0..self.rows {
                     for column in j..j + width {
                         // SAFETY: inside the strip.
-                        unsafe { y.add(i * self.row_step + column).write(self.x[i + column * self.col_step]) };
+                        unsafe {
+                            y.add(i * self.row_step + column).write(self.x[i + column * self.col_step])
+                        };
                     }
                 }
             }

@@ -102,6 +102,9 @@ pub fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64, what: &str
     for (i, (&a, &e)) in actual.iter().zip(expected).enumerate() {
         let same = f64::from(a) == e || (a.is_nan() && e.is_nan());
         let error = (f64::from(a) - e).abs();
-        assert!(same || error <= tolerance * (1.0 + e.abs()), "{what}: element {i} is {a}, expected {e}, error {error:e}");
+        assert!(
+            same || error <= tolerance * (1.0 + e.abs()),
+            "{what}: element {i} is {a}, expected {e}, error {error:e}"
+        );
     }
 }

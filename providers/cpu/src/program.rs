@@ -14,6 +14,8 @@ pub struct Source {
     pub nodes: Vec<SourceNode>,
     pub inputs: Vec<usize>,
     pub outputs: Vec<usize>,
+    /// Which values are constants; the contents of some are withheld from `values`.
+    pub constants: Vec<bool>,
 }
 
 /// A node and the indices of its values.
@@ -128,8 +130,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn compile(mut self) -> Result<Program> {
-        for (index, value) in self.source.values.iter().enumerate() {
-            if value.constant.is_some() {
+        for (index, is_constant) in self.source.constants.iter().enumerate() {
+            if *is_constant {
                 self.places[index] = Place::Constant(self.constants.len() as u32);
                 self.constants.push(Some(index));
             }

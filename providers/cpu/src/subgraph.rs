@@ -42,7 +42,14 @@ pub fn read(graph: GraphView<'_>) -> ReadGraph {
         })
         .collect();
     let indices = |slots: &[u32]| slots.iter().map(|&slot| slot as usize).collect();
-    let source = Source { nodes, inputs: indices(graph.inputs()), outputs: indices(graph.outputs()), values };
+    let is_constant = |index: usize| graph.value(index as u32).and_then(|v| v.constant()).and_then(refer).is_some();
+    let source = Source {
+        nodes,
+        inputs: indices(graph.inputs()),
+        outputs: indices(graph.outputs()),
+        constants: (0..values.len()).map(is_constant).collect(),
+        values,
+    };
     ReadGraph { source, _copies: copies }
 }
 

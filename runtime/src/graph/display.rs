@@ -73,7 +73,13 @@ impl Graph {
                 None => write!(f, "{separator}_")?,
             }
         }
-        write!(f, "{}{}-{}(", if node.outputs().is_empty() { "" } else { " = " }, node.operator(), node.version)?;
+        write!(
+            f,
+            "{}{}-{}(",
+            if node.outputs().is_empty() { "" } else { " = " },
+            node.operator(),
+            node.version
+        )?;
         for (i, input) in node.inputs().iter().enumerate() {
             let separator = if i == 0 { "" } else { ", " };
             match input {

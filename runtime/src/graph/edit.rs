@@ -366,7 +366,10 @@ impl Graph {
         } else {
             return Ok(());
         };
-        Err(Error::invalid_model(format!("value '{}' is already {why}; a value has one source", value.name())))
+        Err(Error::invalid_model(format!(
+            "value '{}' is already {why}; a value has one source",
+            value.name()
+        )))
     }
 
     fn insert_value(&mut self, name: Arc<str>, ty: Option<TypeInfo>) -> ValueId {

@@ -141,10 +141,11 @@ fn replace(graph: &mut Graph, id: NodeId, results: &[Option<ValueId>], values_be
     let names: Vec<_> = outputs.iter().map(|v| v.map(|v| graph.value(v).shared_name())).collect();
     graph.remove_node(id);
     for (name, new) in names.iter().zip(results) {
-        if let (Some(name), Some(new)) = (name, new) {
-            if new.index() >= values_before && graph.find_value(name).is_none() {
-                graph.rename_value(*new, name).expect("the name was just found to be free");
-            }
+        if let (Some(name), Some(new)) = (name, new)
+            && new.index() >= values_before
+            && graph.find_value(name).is_none()
+        {
+            graph.rename_value(*new, name).expect("the name was just found to be free");
         }
     }
 }

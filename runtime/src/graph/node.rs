@@ -207,6 +207,15 @@ impl Node {
         }
     }
 
+    /// A node with the same name, operator, version and attributes, but without inputs, outputs and bodies.
+    pub fn clone_operator(&self) -> Self {
+        Node {
+            name: self.name.clone(),
+            attributes: self.attributes.clone(),
+            ..Node::new(self.domain.clone(), self.op_type.clone(), self.version)
+        }
+    }
+
     /// Names the node.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -273,7 +282,11 @@ impl Node {
 
     /// The operator as people write it: `Conv`, `com.microsoft.FusedMatMul`.
     pub fn operator(&self) -> String {
-        if self.domain.is_empty() { self.op_type.to_string() } else { format!("{}.{}", self.domain, self.op_type) }
+        if self.domain.is_empty() {
+            self.op_type.to_string()
+        } else {
+            format!("{}.{}", self.domain, self.op_type)
+        }
     }
 
     /// What identifies the node in messages: its name, else its operator and first output.

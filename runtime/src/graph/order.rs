@@ -56,7 +56,8 @@ impl Graph {
         nodes.sort();
         let labels: Vec<String> =
             nodes.iter().take(SHOWN).map(|n| format!("'{}'", self.node(NodeId(*n)).label(self))).collect();
-        let more = if nodes.len() > SHOWN { format!(" and {} more", nodes.len() - SHOWN) } else { String::new() };
+        let more =
+            if nodes.len() > SHOWN { format!(" and {} more", nodes.len() - SHOWN) } else { String::new() };
         Error::invalid_model(format!(
             "the graph has a cycle through nodes {}{more}; every input of a node must be computable before the node",
             labels.join(", ")

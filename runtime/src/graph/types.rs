@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn types_print_in_one_line() {
         let t = TypeInfo::tensor(DType::F32, [Dim::from("N"), 3.into(), Dim::Unknown].into_iter().collect());
-        assert_eq!(TypeInfo::Sequence(Box::new(t)).to_string(), "seq(f32[N,3,?])");
-        assert_eq!(TypeInfo::unranked(DType::I64).to_string(), "i64[..]");
+        assert_eq!(TypeInfo::Sequence(Box::new(t)).to_string(), "seq(float[N,3,?])");
+        assert_eq!(TypeInfo::unranked(DType::I64).to_string(), "int64[..]");
     }
 }

@@ -45,7 +45,8 @@ pub fn write_value(path: impl AsRef<Path>, name: &str, value: &Value) -> Result<
 pub fn value_from_bytes(bytes: impl Into<Bytes>, expected: Option<&TypeInfo>) -> Result<(String, Value)> {
     fn decode<M: Message + Default>(message: scan::Message, bytes: Bytes) -> Result<M> {
         scan::check(message, &bytes, &Limits::default())?;
-        M::decode(bytes).map_err(|e| Error::invalid_input(format!("the file is damaged or of another type: {e}")))
+        M::decode(bytes)
+            .map_err(|e| Error::invalid_input(format!("the file is damaged or of another type: {e}")))
     }
     let bytes = bytes.into();
     match expected {
@@ -115,7 +116,9 @@ fn items(proto: &SequenceProto) -> Result<Vec<Value>> {
             proto.optional_values.iter().map(value).collect()
         }
         0 => Ok(Vec::new()),
-        other => Err(Error::invalid_input(format!("a sequence has element type {other}, which ONNX does not define"))),
+        other => Err(Error::invalid_input(format!(
+            "a sequence has element type {other}, which ONNX does not define"
+        ))),
     }
 }
 
@@ -151,9 +154,12 @@ fn map(proto: &MapProto) -> Result<Value> {
     let keys = match dtype_from_proto(proto.key_type)? {
         DType::String => {
             let text = |s: &Vec<u8>| String::from_utf8(s.clone());
-            let keys: Vec<String> = proto.string_keys.iter().map(text).collect::<Result<_, _>>().map_err(|_| {
-                Error::invalid_input("a key of a map is not UTF-8")
-            })?;
+            let keys: Vec<String> = proto
+                .string_keys
+                .iter()
+                .map(text)
+                .collect::<Result<_, _>>()
+                .map_err(|_| Error::invalid_input("a key of a map is not UTF-8"))?;
             Tensor::from_strings(&[keys.len()], &keys)?
         }
         _ => Tensor::from_slice(&[proto.keys.len()], &proto.keys)?,

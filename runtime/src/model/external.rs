@@ -56,7 +56,8 @@ impl Files {
             ));
         }
         let file = self.open(tensor, place.location)?;
-        let range = usize::try_from(place.offset).ok().and_then(|start| Some(start..start.checked_add(needed)?));
+        let range =
+            usize::try_from(place.offset).ok().and_then(|start| Some(start..start.checked_add(needed)?));
         let Some(range) = range.filter(|r| r.end <= file.len()) else {
             return Err(fault(
                 tensor,
@@ -81,7 +82,9 @@ impl Files {
         let Some(folder) = &self.folder else {
             return Err(fault(
                 tensor,
-                format!("its data is in external file '{location}', but the model was not loaded from a folder"),
+                format!(
+                    "its data is in external file '{location}', but the model was not loaded from a folder"
+                ),
             ));
         };
         let relative = Path::new(location);
@@ -123,7 +126,8 @@ impl<'a> Place<'a> {
             };
             find(key).map(parse).transpose()
         };
-        let location = find("location").ok_or_else(|| fault(tensor, "its external data has no location".into()))?;
+        let location =
+            find("location").ok_or_else(|| fault(tensor, "its external data has no location".into()))?;
         Ok(Place { location, offset: number("offset")?.unwrap_or(0), length: number("length")? })
     }
 }
@@ -135,6 +139,8 @@ fn fault(tensor: &TensorProto, message: String) -> Error {
 fn escape(tensor: &TensorProto, location: &str) -> Error {
     fault(
         tensor,
-        format!("external file '{location}' is outside the model's folder; it must be a relative path inside it"),
+        format!(
+            "external file '{location}' is outside the model's folder; it must be a relative path inside it"
+        ),
     )
 }

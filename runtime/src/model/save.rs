@@ -10,8 +10,8 @@ use prost::Message;
 
 use super::attribute::{attribute_to_proto, kind};
 use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-    TensorProto, ValueInfoProto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto, ValueInfoProto,
 };
 use super::tensor::tensor_to_proto;
 use super::types::type_to_proto;
@@ -68,7 +68,7 @@ pub fn save(graph: &Graph, path: impl AsRef<Path>, options: &SaveOptions) -> Res
 /// The messages of a graph; constants share the graph's memory.
 ///
 /// A node under another version of its domain than the graph imports becomes a call of a function that imports that
-/// version; a node with bodies cannot, and is an error.
+/// version; loading the file puts the node back.
 pub fn to_proto(graph: &Graph) -> Result<ModelProto> {
     let mut writer = Writer { opsets: (*graph.opsets).clone(), functions: Vec::new() };
     let proto = writer.graph(graph, None, &[])?;
@@ -92,7 +92,10 @@ pub fn to_proto(graph: &Graph) -> Result<ModelProto> {
 }
 
 fn imports(opsets: &BTreeMap<Arc<str>, i64>) -> Vec<OperatorSetIdProto> {
-    opsets.iter().map(|(domain, version)| OperatorSetIdProto { domain: domain.to_string(), version: *version }).collect()
+    opsets
+        .iter()
+        .map(|(domain, version)| OperatorSetIdProto { domain: domain.to_string(), version: *version })
+        .collect()
 }
 
 fn entry(key: &str, value: &str) -> StringStringEntryProto {
@@ -138,7 +141,8 @@ impl Writer {
     fn graph(&mut self, graph: &Graph, outer: Option<&Names>, captured: &[String]) -> Result<GraphProto> {
         let names = name_values(graph, outer, captured);
         let formal = &graph.inputs()[..graph.inputs().len() - captured.len()];
-        let mut proto = GraphProto { name: graph.name.clone(), doc_string: graph.doc.clone(), ..GraphProto::default() };
+        let mut proto =
+            GraphProto { name: graph.name.clone(), doc_string: graph.doc.clone(), ..GraphProto::default() };
         if proto.name.is_empty() {
             proto.name = "graph".into();
         }
@@ -170,7 +174,14 @@ impl Writer {
     }
 
     fn node(&mut self, node: &Node, names: &Names) -> Result<NodeProto> {
-        let list = |values: &[Option<ValueId>]| values.iter().map(|v| v.map_or(String::new(), |v| names.of(v))).collect();
+        let imported = *self.opsets.entry(node.domain.clone()).or_insert(node.version);
+        if imported == node.version { self.plain(node, names) } else { self.versioned(node, names) }
+    }
+
+    fn plain(&mut self, node: &Node, names: &Names) -> Result<NodeProto> {
+        let list = |values: &[Option<ValueId>]| {
+            values.iter().map(|v| v.map_or(String::new(), |v| names.of(v))).collect()
+        };
         let mut proto = NodeProto {
             input: list(node.inputs()),
             output: list(node.outputs()),
@@ -180,10 +191,6 @@ impl Writer {
             overload: String::new(),
             attribute: node.attributes.iter().map(|(n, a)| attribute_to_proto(n, a)).collect(),
         };
-        let imported = *self.opsets.entry(node.domain.clone()).or_insert(node.version);
-        if imported != node.version {
-            return self.versioned(node, proto);
-        }
         for body in node.bodies() {
             let captured: Vec<String> = body.captures().iter().map(|v| names.of(*v)).collect();
             let graph = self.graph(body.graph(), Some(names), &captured)?;
@@ -197,40 +204,40 @@ impl Writer {
         Ok(proto)
     }
 
-    /// A call of a new function that holds only `node` and imports its version.
-    fn versioned(&mut self, node: &Node, proto: NodeProto) -> Result<NodeProto> {
-        if !node.bodies().is_empty() {
-            return Err(Error::unsupported(format!(
-                "a {} node of version {} cannot be written: the model imports another version, and bodies cannot move \
-                 into a function",
-                node.operator(),
-                node.version
-            )));
+    /// A call of a new function that holds only `node` and imports its version; what bodies capture becomes an input.
+    fn versioned(&mut self, node: &Node, names: &Names) -> Result<NodeProto> {
+        let mut formal = Names::default();
+        let mut call =
+            NodeProto { domain: VERSIONED_DOMAIN.into(), name: node.name.clone(), ..NodeProto::default() };
+        let mut function = FunctionProto { domain: VERSIONED_DOMAIN.into(), ..FunctionProto::default() };
+        for value in node.reads() {
+            if !formal.of_value.contains_key(&value) {
+                let name = formal.claim(&format!("x{}", call.input.len()));
+                formal.of_value.insert(value, name.clone());
+                function.input.push(name);
+                call.input.push(names.of(value));
+            }
         }
-        let name = format!("{}_{}_{}", node.op_type, node.version, self.functions.len());
-        let formal = |prefix: &str, items: &[String]| -> Vec<String> {
-            let name = |(i, s): (usize, &String)| if s.is_empty() { String::new() } else { format!("{prefix}{i}") };
-            items.iter().enumerate().map(name).collect()
-        };
-        let inner = NodeProto { input: formal("x", &proto.input), output: formal("y", &proto.output), ..proto.clone() };
-        let given = |items: &[String]| items.iter().filter(|s| !s.is_empty()).cloned().collect::<Vec<_>>();
-        self.functions.push(FunctionProto {
-            name: name.clone(),
-            domain: VERSIONED_DOMAIN.into(),
-            input: given(&inner.input),
-            output: given(&inner.output),
-            opset_import: vec![OperatorSetIdProto { domain: node.domain.to_string(), version: node.version }],
-            node: vec![inner],
-            ..FunctionProto::default()
-        });
-        Ok(NodeProto {
-            input: given(&proto.input),
-            output: given(&proto.output),
-            name: proto.name,
-            op_type: name,
-            domain: VERSIONED_DOMAIN.into(),
-            ..NodeProto::default()
-        })
+        for value in node.outputs().iter().flatten() {
+            let name = formal.claim(&format!("y{}", call.output.len()));
+            formal.of_value.insert(*value, name.clone());
+            function.output.push(name);
+            call.output.push(names.of(*value));
+        }
+        let functions_before = self.functions.len();
+        let inside = BTreeMap::from([(node.domain.clone(), node.version)]);
+        let outside = std::mem::replace(&mut self.opsets, inside);
+        let inner = self.plain(node, &formal);
+        let mut inside = std::mem::replace(&mut self.opsets, outside);
+        if self.functions.len() > functions_before {
+            inside.insert(VERSIONED_DOMAIN.into(), 1);
+        }
+        function.node = vec![inner?];
+        function.opset_import = imports(&inside);
+        function.name = format!("{}_{}_{}", node.op_type, node.version, self.functions.len());
+        call.op_type.clone_from(&function.name);
+        self.functions.push(function);
+        Ok(call)
     }
 }
 
@@ -296,7 +303,8 @@ fn write_outputs(graph: &Graph, mut names: Names, is_main: bool, captured: usize
             proto.output.push(value_info(&name, ty));
             continue;
         }
-        let copy = if is_main { output.name.to_string() } else { names.claim(&output.name) };
+        let reserved = is_main && !written.contains(&*output.name);
+        let copy = if reserved { output.name.to_string() } else { names.claim(&output.name) };
         proto.node.push(NodeProto {
             input: vec![name],
             output: vec![copy.clone()],
@@ -315,7 +323,8 @@ fn value_info(name: &str, ty: Option<&TypeInfo>) -> ValueInfoProto {
 /// Moves large initializers to the file `PATH.data`, written under a temporary name; returns both names.
 fn write_external(model: &mut ModelProto, path: &Path, options: &SaveOptions) -> Result<(PathBuf, PathBuf)> {
     let file_name = path.file_name().and_then(|n| n.to_str());
-    let file_name = file_name.ok_or_else(|| Error::invalid_input(format!("{} is no file name", path.display())))?;
+    let file_name =
+        file_name.ok_or_else(|| Error::invalid_input(format!("{} is no file name", path.display())))?;
     let location = format!("{file_name}.data");
     let complete = path.with_file_name(&location);
     let partial = path.with_file_name(format!(".{location}.{}.partial", std::process::id()));

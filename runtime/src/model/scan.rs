@@ -169,12 +169,18 @@ impl Fault {
 impl Scan<'_> {
     fn message(&mut self, message: Message, mut bytes: &[u8], depth: usize) -> Result<(), Fault> {
         if depth > self.limits.max_depth {
-            return Err(limit(format!("messages are nested deeper than the limit of {}", self.limits.max_depth)));
+            return Err(limit(format!(
+                "messages are nested deeper than the limit of {}",
+                self.limits.max_depth
+            )));
         }
         if message == Message::Node {
             self.nodes += 1;
             if self.nodes > self.limits.max_nodes {
-                return Err(limit(format!("the model has more nodes than the limit of {}", self.limits.max_nodes)));
+                return Err(limit(format!(
+                    "the model has more nodes than the limit of {}",
+                    self.limits.max_nodes
+                )));
             }
         }
         self.take(decoded_size(message))?;
@@ -193,7 +199,14 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn field(&mut self, kind: Field, wire: u64, bytes: &mut &[u8], at: usize, depth: usize) -> Result<(), Fault> {
+    fn field(
+        &mut self,
+        kind: Field,
+        wire: u64,
+        bytes: &mut &[u8],
+        at: usize,
+        depth: usize,
+    ) -> Result<(), Fault> {
         let fixed = match wire {
             0 => {
                 varint(bytes).ok_or_else(|| broken(at))?;

@@ -13,7 +13,9 @@ pub(super) fn foreign_format(bytes: &[u8]) -> Option<&'static str> {
         return Some("gzip-compressed; decompress it first");
     }
     if starts(b"PK\x03\x04") {
-        return Some("a zip archive, or a PyTorch checkpoint, which is one; unpack it, or export the model to ONNX");
+        return Some(
+            "a zip archive, or a PyTorch checkpoint, which is one; unpack it, or export the model to ONNX",
+        );
     }
     if starts(b"\x28\xb5\x2f\xfd") {
         return Some("zstd-compressed; decompress it first");

@@ -37,15 +37,24 @@ pub(crate) fn densify(proto: &SparseTensorProto, limits: &Limits) -> Result<Tens
     let coordinates = match indices.dims() {
         [count] if *count == n => 1,
         [count, r] if *count == n && *r == rank => rank,
-        found => return Err(fault(format!("indices must have shape [{n}] or [{n}, {rank}], they have {found:?}"))),
+        found => {
+            return Err(fault(format!(
+                "indices must have shape [{n}] or [{n}, {rank}], they have {found:?}"
+            )));
+        }
     };
     let positions = indices.to_vec::<i64>().map_err(|_| fault("indices must be int64".into()))?;
     let width = dtype.bits() / 8;
     let elements = dense.len();
     let contents = dense.as_bytes_mut().expect("a new tensor of a fixed size owns its memory");
     for (i, position) in positions.chunks_exact(coordinates.max(1)).take(n).enumerate() {
-        let linear = if coordinates == 1 && rank != 1 { linear_position(position, &[elements]) } else { linear_position(position, &dims) };
-        let at = linear.ok_or_else(|| fault(format!("index {position:?} lies outside shape {dims:?}")))? * width;
+        let linear = if coordinates == 1 && rank != 1 {
+            linear_position(position, &[elements])
+        } else {
+            linear_position(position, &dims)
+        };
+        let at =
+            linear.ok_or_else(|| fault(format!("index {position:?} lies outside shape {dims:?}")))? * width;
         contents[at..at + width].copy_from_slice(&values.as_bytes()[i * width..(i + 1) * width]);
     }
     Ok(dense)

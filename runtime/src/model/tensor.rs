@@ -28,8 +28,9 @@ pub(super) fn shape_of(proto: &TensorProto) -> Result<(DType, Dims)> {
 /// Dims of a message; an error for a negative one.
 pub(super) fn dims_from_proto(dims: &[i64], name: &str) -> Result<Dims> {
     let dim = |d: &i64| {
-        usize::try_from(*d)
-            .map_err(|_| Error::invalid_model(format!("tensor '{name}' has shape {dims:?}; sizes cannot be negative")))
+        usize::try_from(*d).map_err(|_| {
+            Error::invalid_model(format!("tensor '{name}' has shape {dims:?}; sizes cannot be negative"))
+        })
     };
     dims.iter().map(dim).collect()
 }
@@ -47,13 +48,17 @@ pub(crate) fn tensor_from_proto(proto: &TensorProto) -> Result<Tensor> {
     if dtype == DType::String {
         return strings(proto, &dims, elements);
     }
-    let needed = byte_len(dtype, &dims).map_err(|e| Error::limit(format!("tensor '{}': {}", proto.name, e.message())))?;
+    let needed = byte_len(dtype, &dims)
+        .map_err(|e| Error::limit(format!("tensor '{}': {}", proto.name, e.message())))?;
     if !proto.raw_data.is_empty() {
         return raw(proto, dtype, &dims, needed);
     }
     let bytes = typed(proto, dtype, elements)?;
     if bytes.len() != needed {
-        return Err(fault(proto, &format!("{dtype}{dims:?} needs {needed} bytes, the model has {}", bytes.len())));
+        return Err(fault(
+            proto,
+            &format!("{dtype}{dims:?} needs {needed} bytes, the model has {}", bytes.len()),
+        ));
     }
     Tensor::copy_from_bytes(dtype, &dims, &bytes)
 }
@@ -75,7 +80,9 @@ fn strings(proto: &TensorProto, dims: &[usize], elements: usize) -> Result<Tenso
         return Err(fault(proto, &format!("string{dims:?} needs {elements} strings, the model has {found}")));
     }
     let text = |(i, s): (usize, &Vec<u8>)| {
-        std::str::from_utf8(s).map(str::to_owned).map_err(|_| fault(proto, &format!("string {i} is not UTF-8")))
+        std::str::from_utf8(s)
+            .map(str::to_owned)
+            .map_err(|_| fault(proto, &format!("string {i} is not UTF-8")))
     };
     let strings = proto.string_data.iter().enumerate().map(text).collect::<Result<Vec<_>>>()?;
     Tensor::from_strings(dims, &strings)

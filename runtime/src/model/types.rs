@@ -45,7 +45,9 @@ fn shape_from_proto(proto: &TensorShapeProto) -> Shape {
     let dim = |d: &Dimension| match &d.value {
         Some(dimension::Value::DimValue(n)) => usize::try_from(*n).map_or(Dim::Unknown, Dim::Known),
         // Exporters write these for a size they do not know; as a symbol they would mean equal sizes.
-        Some(dimension::Value::DimParam(name)) if ["", "?", "-1", "None", "unknown"].contains(&name.as_str()) => {
+        Some(dimension::Value::DimParam(name))
+            if ["", "?", "-1", "None", "unknown"].contains(&name.as_str()) =>
+        {
             Dim::Unknown
         }
         Some(dimension::Value::DimParam(name)) => Dim::symbol(name.as_str()),

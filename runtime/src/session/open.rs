@@ -122,7 +122,7 @@ impl<'a> Opening<'a> {
     }
 
     fn session(self, graph: Graph, planned: Planned, inputs: Vec<ValueSpec>) -> Session {
-        let default = |&value| graph.value(value).default().cloned().map(Value::from);
+        let default = |&value| graph.value(value).default().map(|tensor| Value::from(tensor.to_aligned()));
         let defaults = graph.inputs().iter().map(default).collect();
         let outputs = graph
             .outputs()

@@ -26,7 +26,10 @@ pub(super) fn check(
             value.clone_from(default);
         }
         match value {
-            Some(value) => check_type(spec, value, &mut symbols)?,
+            Some(value) => {
+                check_type(spec, value, &mut symbols)?;
+                align(value);
+            }
             None => {
                 let ty = spec.ty.as_ref().map_or_else(String::new, |ty| format!(" ({ty})"));
                 return Err(Error::invalid_input(format!("input '{}'{ty} is missing", spec.name)));
@@ -34,6 +37,24 @@ pub(super) fn check(
         }
     }
     Ok(())
+}
+
+/// Copies a tensor whose bytes are not aligned for its elements, such as one read in place from a file.
+fn align(value: &mut Value) {
+    match value {
+        Value::Tensor(tensor) if !tensor.is_aligned(element_alignment(tensor.dtype())) => *tensor = tensor.to_aligned(),
+        Value::Tensor(_) => {}
+        Value::Sequence(items) => items.iter_mut().for_each(align),
+        Value::Optional(inner) => inner.iter_mut().for_each(|inner| align(inner)),
+        Value::Map { keys, values } => {
+            *keys = keys.to_aligned();
+            *values = values.to_aligned();
+        }
+    }
+}
+
+fn element_alignment(dtype: DType) -> usize {
+    if dtype == DType::String { 8 } else { (dtype.bits() / 8).clamp(1, 8) }
 }
 
 fn check_type<'a>(

@@ -36,7 +36,11 @@ impl Element {
     /// A number, as a whole one where it is.
     pub fn real(value: f64) -> Self {
         const EXACT: f64 = 9_007_199_254_740_992.0;
-        if value.fract() == 0.0 && value.abs() < EXACT { Self::int(value as i64) } else { Element::Real(value) }
+        if value.fract() == 0.0 && value.abs() < EXACT {
+            Self::int(value as i64)
+        } else {
+            Element::Real(value)
+        }
     }
 
     /// What an expression that may have overflowed is.
@@ -94,7 +98,8 @@ impl Contents {
     /// `elements` in shape `dims`; `None` when they are too many or their count is not that of `dims`.
     pub fn new(dims: &[usize], elements: Vec<Element>) -> Option<Self> {
         let count = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
-        (count == elements.len() && count <= LIMIT).then(|| Contents { dims: SmallVec::from_slice(dims), elements })
+        (count == elements.len() && count <= LIMIT)
+            .then(|| Contents { dims: SmallVec::from_slice(dims), elements })
     }
 
     /// One element of rank 0.
@@ -156,7 +161,9 @@ impl Contents {
             DType::U16 => of!(u16),
             DType::U32 => of!(u32),
             DType::U64 => of!(u64),
-            DType::Bool => Tensor::from_bools(&self.dims, &values.iter().map(|v| *v != 0).collect::<Vec<_>>()),
+            DType::Bool => {
+                Tensor::from_bools(&self.dims, &values.iter().map(|v| *v != 0).collect::<Vec<_>>())
+            }
             _ => return None,
         };
         tensor.ok()
@@ -185,6 +192,39 @@ impl Contents {
             elements.push(self.elements.get(index)?.clone());
         }
         Contents::new(dims, elements)
+    }
+
+    /// The elements at `indices` of one axis, in that order.
+    pub fn take(&self, axis: usize, indices: &[usize]) -> Option<Contents> {
+        let size = *self.dims.get(axis)?;
+        let outer: usize = self.dims[..axis].iter().product();
+        let inner: usize = self.dims[axis + 1..].iter().product();
+        let mut elements = Vec::with_capacity(outer * indices.len() * inner);
+        for o in 0..outer {
+            for &i in indices {
+                let start = (o * size + i) * inner;
+                elements.extend_from_slice(self.elements.get(start..start + inner).filter(|_| i < size)?);
+            }
+        }
+        let mut dims = self.dims.clone();
+        dims[axis] = indices.len();
+        Contents::new(&dims, elements)
+    }
+
+    /// The contents with axis `order[i]` as axis `i`.
+    pub fn transposed(&self, order: &[usize]) -> Option<Contents> {
+        let strides: Vec<usize> =
+            order.iter().map(|a| Some(self.dims.get(a + 1..)?.iter().product())).collect::<Option<_>>()?;
+        let dims: Dims = order.iter().map(|a| self.dims[*a]).collect();
+        let elements = (0..self.elements.len()).map(|flat| {
+            let (mut rest, mut index) = (flat, 0);
+            for (dim, stride) in dims.iter().zip(&strides).rev() {
+                index += rest % dim * stride;
+                rest /= dim;
+            }
+            self.elements.get(index).cloned()
+        });
+        Contents::new(&dims, elements.collect::<Option<_>>()?)
     }
 
     /// `f` of the elements of both, broadcast against each other.
@@ -262,7 +302,9 @@ fn whole_arithmetic(op: Arithmetic, integers: bool, a: &DimExpr, b: &DimExpr) ->
         Arithmetic::Mod if integers => expr::modulo(a, b),
         Arithmetic::Mod => None,
         Arithmetic::Pow => match (a, b) {
-            (DimExpr::Const(x), DimExpr::Const(y)) => x.checked_pow(u32::try_from(*y).ok()?).map(DimExpr::Const),
+            (DimExpr::Const(x), DimExpr::Const(y)) => {
+                x.checked_pow(u32::try_from(*y).ok()?).map(DimExpr::Const)
+            }
             (x, DimExpr::Const(1)) => Some(x.clone()),
             (x, DimExpr::Const(2)) => expr::mul(x, x),
             _ => None,
@@ -313,6 +355,15 @@ mod tests {
     }
 
     #[test]
+    fn contents_are_taken_and_transposed_along_axes() {
+        let c = ints(&[2, 3], &[1, 2, 3, 4, 5, 6]);
+        assert_eq!(c.take(1, &[2, 0]).unwrap(), ints(&[2, 2], &[3, 1, 6, 4]));
+        assert_eq!(c.take(0, &[1]).unwrap(), ints(&[1, 3], &[4, 5, 6]));
+        assert_eq!(c.take(0, &[2]), None);
+        assert_eq!(c.transposed(&[1, 0]).unwrap(), ints(&[3, 2], &[1, 4, 2, 5, 3, 6]));
+    }
+
+    #[test]
     fn integer_division_truncates_and_symbols_divide_only_where_that_is_the_floor() {
         let n = Element::Int(DimExpr::Symbol("n".into()));
         let div = |a: &Element, b: i64| arithmetic(Arithmetic::Div, DType::I64, a, &Element::int(b));
@@ -321,7 +372,10 @@ mod tests {
         let less = arithmetic(Arithmetic::Sub, DType::I64, &n, &Element::int(1));
         assert_eq!(div(&less, 2), Element::Unknown);
         assert_eq!(arithmetic(Arithmetic::Div, DType::F32, &n, &Element::int(2)), Element::Unknown);
-        assert_eq!(arithmetic(Arithmetic::Add, DType::I8, &Element::int(100), &Element::int(100)), Element::Unknown);
+        assert_eq!(
+            arithmetic(Arithmetic::Add, DType::I8, &Element::int(100), &Element::int(100)),
+            Element::Unknown
+        );
     }
 
     #[test]

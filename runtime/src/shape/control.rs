@@ -27,7 +27,8 @@ pub fn infer(pass: &mut Pass, graph: &mut Graph, id: NodeId, depth: usize) -> Re
         _ => {
             for body in 0..node.bodies().len() {
                 let formal = graph.node(id).bodies()[body].formal_inputs().to_vec();
-                let declared = |v: &ValueId| (graph.node(id).bodies()[body].graph().value(*v).ty().cloned(), None);
+                let declared =
+                    |v: &ValueId| (graph.node(id).bodies()[body].graph().value(*v).ty().cloned(), None);
                 let facts = formal.iter().map(declared).collect::<Vec<Fact>>();
                 visit(pass, graph, id, body, facts, depth)?;
             }
@@ -246,8 +247,9 @@ fn repeat(
     facts.extend((0..states).map(|k| input_fact(pass, graph, id, k + 2)));
     let (mut types, results) = settle(pass, graph, id, body, (facts, 2, 1, states), depth)?;
     let b = &graph.node(id).bodies()[body];
-    let keeps_going = b.graph().output_values().next().is_some_and(|v| keeps_condition(b.graph(), v, b.formal_inputs()))
-        || results[0].1.as_ref().and_then(Contents::ints).is_some_and(|c| c.iter().all(|v| *v != 0));
+    let keeps_going =
+        b.graph().output_values().next().is_some_and(|v| keeps_condition(b.graph(), v, b.formal_inputs()))
+            || results[0].1.as_ref().and_then(Contents::ints).is_some_and(|c| c.iter().all(|v| *v != 0));
     let trips = if runs_through && keeps_going { trips } else { Dim::Unknown };
     for (ty, _) in &results[1 + states..] {
         types.push(stacked(ty.as_ref(), 0, &trips)?);
@@ -279,7 +281,9 @@ fn scan(
     let total = site.input_count().saturating_sub(offset);
     let scanned = site.size_attribute("num_scan_inputs", -1).map_err(|_| site.missing("num_scan_inputs"))?;
     let Some(states) = total.checked_sub(scanned) else {
-        return Err(Error::invalid_model(format!("num_scan_inputs is {scanned}, but the node has {total} such inputs")));
+        return Err(Error::invalid_model(format!(
+            "num_scan_inputs is {scanned}, but the node has {total} such inputs"
+        )));
     };
     check_body(graph, id, body, total, states)?;
     let in_axes = site.ints("scan_input_axes")?.unwrap_or(&[]);

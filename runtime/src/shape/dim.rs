@@ -22,9 +22,18 @@ pub fn add(a: &Dim, b: &Dim) -> Dim {
     combine(a, b, expr::add)
 }
 
+/// `a - b`.
+pub fn sub(a: &Dim, b: &Dim) -> Dim {
+    combine(a, b, expr::sub)
+}
+
 /// `a * b`.
 pub fn mul(a: &Dim, b: &Dim) -> Dim {
-    if matches!(a, Dim::Known(0)) || matches!(b, Dim::Known(0)) { Dim::Known(0) } else { combine(a, b, expr::mul) }
+    if matches!(a, Dim::Known(0)) || matches!(b, Dim::Known(0)) {
+        Dim::Known(0)
+    } else {
+        combine(a, b, expr::mul)
+    }
 }
 
 /// `floor(a / b)`.
@@ -87,12 +96,26 @@ pub fn is_made_up(name: &str) -> bool {
 pub fn broadcast(a: &Dim, b: &Dim) -> Result<Option<Dim>> {
     match (a, b) {
         (Dim::Known(1), other) | (other, Dim::Known(1)) => Ok(Some(other.clone())),
-        (Dim::Known(x), Dim::Known(y)) if x != y => {
-            Err(Error::invalid_model(format!("sizes {x} and {y} do not broadcast; they must be equal or one of them 1")))
-        }
+        (Dim::Known(x), Dim::Known(y)) if x != y => Err(Error::invalid_model(format!(
+            "sizes {x} and {y} do not broadcast; they must be equal or one of them 1"
+        ))),
         (Dim::Known(n), _) | (_, Dim::Known(n)) => Ok(Some(Dim::Known(*n))),
         (Dim::Unknown, _) | (_, Dim::Unknown) => Ok(None),
-        (x, y) => Ok((x == y).then(|| x.clone())),
+        (x, y) if x == y => Ok(Some(x.clone())),
+        // In a valid run `min(y, ..)` beside `y` is `y`, and so is `y` beside `max(y, ..)` the maximum.
+        (x, y) if extreme_of(x, y, false) || extreme_of(y, x, true) => Ok(Some(y.clone())),
+        (x, y) if extreme_of(y, x, false) || extreme_of(x, y, true) => Ok(Some(x.clone())),
+        _ => Ok(None),
+    }
+}
+
+/// True when `a` is a minimum, or with `largest` a maximum, of `b` and other sizes.
+fn extreme_of(a: &Dim, b: &Dim, largest: bool) -> bool {
+    let (Dim::Expr(a), Some(b)) = (a, b.to_expr()) else { return false };
+    match &**a {
+        DimExpr::Min(items) => !largest && items.contains(&b),
+        DimExpr::Max(items) => largest && items.contains(&b),
+        _ => false,
     }
 }
 

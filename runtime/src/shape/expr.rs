@@ -451,7 +451,8 @@ fn divide(mut dividend: Polynomial, divisor: &Polynomial) -> Option<(Polynomial,
 
 /// The term of highest degree, the first in order among equals: an order that products keep.
 fn leading(sum: &Polynomial) -> Option<(Monomial, i64)> {
-    let (monomial, coefficient) = sum.iter().min_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(b.0)))?;
+    let (monomial, coefficient) =
+        sum.iter().min_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(b.0)))?;
     Some((monomial.clone(), *coefficient))
 }
 
@@ -560,7 +561,10 @@ mod tests {
         let same = |a: Option<DimExpr>, b: Option<DimExpr>| assert_eq!(a.unwrap(), b.unwrap());
         same(mul(&add(&n(), &c(1)).unwrap(), &m()), add(&mul(&m(), &n()).unwrap(), &m()));
         same(sub(&add(&n(), &m()).unwrap(), &m()), Some(n()));
-        same(floor_div(&mul(&c(6), &mul(&n(), &m()).unwrap()).unwrap(), &mul(&c(2), &n()).unwrap()), mul(&c(3), &m()));
+        same(
+            floor_div(&mul(&c(6), &mul(&n(), &m()).unwrap()).unwrap(), &mul(&c(2), &n()).unwrap()),
+            mul(&c(3), &m()),
+        );
         let sum = add(&n(), &m()).unwrap();
         same(floor_div(&mul(&sum, &mul(&n(), &sum).unwrap()).unwrap(), &sum), mul(&n(), &sum));
         let half = |e: &DimExpr| floor_div(&add(e, &c(1)).unwrap(), &c(2)).unwrap();

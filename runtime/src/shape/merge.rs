@@ -10,7 +10,11 @@ use crate::graph::{Dim, Shape, TensorType, TypeInfo};
 
 /// The inferred type of value `name` with what only its declaration says. An error when the element types or the kinds
 /// of type differ.
-pub fn refine(name: &str, inferred: Option<TypeInfo>, declared: Option<&TypeInfo>) -> Result<Option<TypeInfo>> {
+pub fn refine(
+    name: &str,
+    inferred: Option<TypeInfo>,
+    declared: Option<&TypeInfo>,
+) -> Result<Option<TypeInfo>> {
     let (inferred, declared) = match (inferred, declared) {
         (None, declared) => return Ok(declared.cloned()),
         (inferred, None) => return Ok(inferred),

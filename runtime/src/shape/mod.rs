@@ -147,7 +147,13 @@ impl Pass {
         Ok((site.types, site.contents))
     }
 
-    fn apply(&mut self, graph: &mut Graph, id: NodeId, (types, contents): Outputs, depth: usize) -> Result<()> {
+    fn apply(
+        &mut self,
+        graph: &mut Graph,
+        id: NodeId,
+        (types, contents): Outputs,
+        depth: usize,
+    ) -> Result<()> {
         let outputs: SmallVec<[Option<ValueId>; 4]> = graph.node(id).outputs().into();
         for ((value, inferred), contents) in outputs.into_iter().zip(types).zip(contents) {
             let Some(value) = value else { continue };
@@ -191,11 +197,8 @@ fn name_input_dims(graph: &mut Graph) {
     }
 }
 
-/// Replaces the symbols that the caller fixes, everywhere.
-fn bind(graph: &mut Graph, options: &Options) -> Result<()> {
-    if options.dims.is_empty() {
-        return Ok(());
-    }
+/// The symbols in the types of the graph inputs.
+pub fn input_symbols(graph: &Graph) -> BTreeSet<Arc<str>> {
     let mut symbols = BTreeSet::new();
     for input in graph.inputs() {
         for dim in graph.value(*input).ty().and_then(TypeInfo::shape).into_iter().flat_map(|s| s.iter()) {
@@ -204,6 +207,15 @@ fn bind(graph: &mut Graph, options: &Options) -> Result<()> {
             }
         }
     }
+    symbols
+}
+
+/// Replaces the symbols that the caller fixes, everywhere.
+fn bind(graph: &mut Graph, options: &Options) -> Result<()> {
+    if options.dims.is_empty() {
+        return Ok(());
+    }
+    let symbols = input_symbols(graph);
     let mut values = BTreeMap::new();
     for (name, size) in &options.dims {
         if !symbols.contains(name.as_str()) {
@@ -213,7 +225,8 @@ fn bind(graph: &mut Graph, options: &Options) -> Result<()> {
                 if names.is_empty() { "none" } else { &names }
             )));
         }
-        let size = i64::try_from(*size).map_err(|_| Error::limit(format!("size {size} of '{name}' is too large")))?;
+        let size = i64::try_from(*size)
+            .map_err(|_| Error::limit(format!("size {size} of '{name}' is too large")))?;
         values.insert(Arc::<str>::from(name.as_str()), size);
     }
     bind_values(graph, &values);

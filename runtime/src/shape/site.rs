@@ -161,8 +161,9 @@ impl<'a> Site<'a> {
     /// A non-negative integer attribute.
     pub fn size_attribute(&self, name: &str, default: i64) -> Result<usize> {
         let value = self.int(name, default)?;
-        usize::try_from(value)
-            .map_err(|_| Error::invalid_model(format!("attribute '{name}' is {value}; it must not be negative")))
+        usize::try_from(value).map_err(|_| {
+            Error::invalid_model(format!("attribute '{name}' is {value}; it must not be negative"))
+        })
     }
 
     /// The name of input `i` for messages.
@@ -283,7 +284,8 @@ impl<'a> Site<'a> {
     fn broadcast_pair(&self, a: &Shape, b: &Shape) -> Result<Shape> {
         let rank = a.rank().max(b.rank());
         let one = Dim::Known(1);
-        let at = |s: &'_ Shape, i: usize| (i + s.rank()).checked_sub(rank).map_or(one.clone(), |i| s[i].clone());
+        let at =
+            |s: &'_ Shape, i: usize| (i + s.rank()).checked_sub(rank).map_or(one.clone(), |i| s[i].clone());
         let mut dims = SmallVec::with_capacity(rank);
         for i in 0..rank {
             let dim = dim::broadcast(&at(a, i), &at(b, i))

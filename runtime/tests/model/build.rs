@@ -42,8 +42,11 @@ fn constant_nodes_of_every_kind_leave_no_node() {
     let sparse = list("sparse_value", |a| {
         a.r#type = 11;
         let indices = TensorProto { dims: vec![1], data_type: 7, int64_data: vec![2], ..Default::default() };
-        a.sparse_tensor =
-            Some(Box::new(SparseTensorProto { values: Some(floats("", &[7.0])), indices: Some(indices), dims: vec![4] }));
+        a.sparse_tensor = Some(Box::new(SparseTensorProto {
+            values: Some(floats("", &[7.0])),
+            indices: Some(indices),
+            dims: vec![4],
+        }));
     });
     let constant = |name: &str, a| with(node("Constant", &[], &[name]), a);
     let nodes = vec![
@@ -77,11 +80,7 @@ fn an_attribute_without_a_kind_takes_the_kind_of_its_field() {
 
 #[test]
 fn nodes_may_come_in_any_order() {
-    let nodes = vec![
-        node("Neg", &["b"], &["y"]),
-        node("Abs", &["x"], &["a"]),
-        node("Exp", &["a"], &["b"]),
-    ];
+    let nodes = vec![node("Neg", &["b"], &["y"]), node("Abs", &["x"], &["a"]), node("Exp", &["a"], &["b"])];
     let g = build(&model(graph(nodes, &["x"], &["y"]))).unwrap();
     let order = g.topological_order().unwrap();
     let ops: Vec<&str> = order.iter().map(|n| &*g.node(*n).op_type).collect();
@@ -122,8 +121,10 @@ fn if_model() -> ModelProto {
         &["picked"],
     );
     let else_branch = graph(vec![node("Identity", &["late"], &["e"])], &[], &["e"]);
-    let choice =
-        with(with(node("If", &["cond"], &["y"]), body("then_branch", then_branch)), body("else_branch", else_branch));
+    let choice = with(
+        with(node("If", &["cond"], &["y"]), body("then_branch", then_branch)),
+        body("else_branch", else_branch),
+    );
     let mut g = graph(vec![choice, node("Abs", &["x"], &["late"])], &["x", "cond"], &["y"]);
     g.initializer.push(floats("w", &[2.0; 4]));
     model(g)
@@ -196,11 +197,8 @@ fn left_out_inputs_stay_and_trailing_ones_go() {
 
 #[test]
 fn a_cycle_is_refused_with_its_nodes() {
-    let nodes = vec![
-        node("Neg", &["x"], &["apart"]),
-        node("Add", &["x", "b"], &["a"]),
-        node("Exp", &["a"], &["b"]),
-    ];
+    let nodes =
+        vec![node("Neg", &["x"], &["apart"]), node("Add", &["x", "b"], &["a"]), node("Exp", &["a"], &["b"])];
     let text = refusal(&model(graph(nodes, &["x"], &["b"])));
     assert_mentions(&text, &["cycle", "'Add_a'", "'Exp_b'"]);
     assert!(!text.contains("Neg"), "{text}");

@@ -69,12 +69,17 @@ fn contents(g: &Graph, name: &str) -> Vec<f32> {
 fn ranges_of_several_files_are_read_in_place() {
     let folder = Folder::new();
     std::fs::create_dir(folder.0.join("model/more")).unwrap();
-    std::fs::write(folder.0.join("model/more/odd.bin"), [&[7u8][..], &2.5f32.to_le_bytes()].concat()).unwrap();
+    std::fs::write(folder.0.join("model/more/odd.bin"), [&[7u8][..], &2.5f32.to_le_bytes()].concat())
+        .unwrap();
     let g = folder
         .load(vec![
             external("a", &[900], &[("location", "weights.bin"), ("length", "3600")]),
             external("b", &[2], &[("location", "./weights.bin"), ("offset", "3992")]),
-            external("c", &[1], &[("location", "more/odd.bin"), ("offset", "1"), ("length", "4"), ("checksum", "x")]),
+            external(
+                "c",
+                &[1],
+                &[("location", "more/odd.bin"), ("offset", "1"), ("length", "4"), ("checksum", "x")],
+            ),
         ])
         .unwrap();
     assert_eq!(contents(&g, "a")[899], 899.0);
@@ -131,6 +136,9 @@ fn a_model_from_memory_has_no_external_files_unless_a_folder_is_given() {
     g.initializer = vec![external("w", &[2], &[("location", "weights.bin")])];
     let bytes = model(g).encode_to_vec();
     let load = |folder: Option<&Path>| model::load_bytes(bytes.clone(), folder, &Limits::default());
-    assert_mentions(&load(None).unwrap_err().to_string(), &["'w'", "weights.bin", "not loaded from a folder"]);
+    assert_mentions(
+        &load(None).unwrap_err().to_string(),
+        &["'w'", "weights.bin", "not loaded from a folder"],
+    );
     load(Some(&folder.0.join("model"))).unwrap();
 }

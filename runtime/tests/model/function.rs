@@ -55,7 +55,8 @@ fn nested_functions_with_attributes_and_defaults_are_inlined() {
             ],
         )
     };
-    let mut m = model(graph(vec![with(call("Twice", &["x"], &["y"]), float("alpha", 0.125))], &["x"], &["y"]));
+    let mut m =
+        model(graph(vec![with(call("Twice", &["x"], &["y"]), float("alpha", 0.125))], &["x"], &["y"]));
     m.functions = vec![twice, scaled];
     let g = build(&m).unwrap();
     assert_eq!(operators(&g), ["LeakyRelu", "Elu", "Mul", "LeakyRelu", "Elu", "Mul"]);
@@ -70,12 +71,19 @@ fn nested_functions_with_attributes_and_defaults_are_inlined() {
 
 #[test]
 fn attribute_references_reach_into_bodies_and_bodies_see_only_the_function() {
-    let then_branch = graph(vec![with(node("Elu", &["a"], &["t"]), reference("alpha", "alpha", 1))], &[], &["t"]);
+    let then_branch =
+        graph(vec![with(node("Elu", &["a"], &["t"]), reference("alpha", "alpha", 1))], &[], &["t"]);
     let else_branch = graph(vec![node("Neg", &["a"], &["n"])], &[], &["n"]);
-    let choice =
-        with(with(node("If", &["c"], &["b"]), body("then_branch", then_branch)), body("else_branch", else_branch));
-    let f = FunctionProto { attribute: vec!["alpha".into()], ..function("Pick", &["a", "c"], &["b"], vec![choice]) };
-    let mut m = model(graph(vec![with(call("Pick", &["x", "k"], &["y"]), float("alpha", 3.0))], &["x", "k"], &["y"]));
+    let choice = with(
+        with(node("If", &["c"], &["b"]), body("then_branch", then_branch)),
+        body("else_branch", else_branch),
+    );
+    let f = FunctionProto {
+        attribute: vec!["alpha".into()],
+        ..function("Pick", &["a", "c"], &["b"], vec![choice])
+    };
+    let mut m =
+        model(graph(vec![with(call("Pick", &["x", "k"], &["y"]), float("alpha", 3.0))], &["x", "k"], &["y"]));
     m.functions = vec![f.clone()];
     let g = build(&m).unwrap();
     let choice = g.node(g.node_ids().next().unwrap());
@@ -113,8 +121,14 @@ fn a_function_that_returns_its_input_becomes_an_identity() {
 
 #[test]
 fn overloads_are_told_apart() {
-    let one = FunctionProto { overload: "one".into(), ..function("F", &["a"], &["b"], vec![node("Exp", &["a"], &["b"])]) };
-    let two = FunctionProto { overload: "two".into(), ..function("F", &["a"], &["b"], vec![node("Log", &["a"], &["b"])]) };
+    let one = FunctionProto {
+        overload: "one".into(),
+        ..function("F", &["a"], &["b"], vec![node("Exp", &["a"], &["b"])])
+    };
+    let two = FunctionProto {
+        overload: "two".into(),
+        ..function("F", &["a"], &["b"], vec![node("Log", &["a"], &["b"])])
+    };
     let mut n = call("F", &["x"], &["y"]);
     n.overload = "two".into();
     let mut m = model(graph(vec![n], &["x"], &["y"]));
@@ -151,13 +165,18 @@ fn the_deepest_allowed_calls_fit_the_stack() {
     let depth = 90;
     let mut m = model(graph(vec![call("F0", &["x"], &["y"])], &["x"], &["y"]));
     m.functions = (0..depth)
-        .map(|i| function(&format!("F{i}"), &["a"], &["b"], vec![call(&format!("F{}", i + 1), &["a"], &["b"])]))
+        .map(|i| {
+            function(&format!("F{i}"), &["a"], &["b"], vec![call(&format!("F{}", i + 1), &["a"], &["b"])])
+        })
         .chain([function(&format!("F{depth}"), &["a"], &["b"], vec![node("Neg", &["a"], &["b"])])])
         .collect();
     assert_eq!(operators(&build(&m).unwrap()), ["Neg"]);
     m.functions.insert(0, function("G", &["a"], &["b"], vec![]));
-    let extra: Vec<FunctionProto> =
-        (0..depth).map(|i| function(&format!("H{i}"), &["a"], &["b"], vec![call(&format!("H{}", i + 1), &["a"], &["b"])])).collect();
+    let extra: Vec<FunctionProto> = (0..depth)
+        .map(|i| {
+            function(&format!("H{i}"), &["a"], &["b"], vec![call(&format!("H{}", i + 1), &["a"], &["b"])])
+        })
+        .collect();
     m.functions.extend(extra);
     m.functions.push(function(&format!("H{depth}"), &["a"], &["b"], vec![call("F0", &["a"], &["b"])]));
     m.graph = Some(graph(vec![call("H0", &["x"], &["y"])], &["x"], &["y"]));

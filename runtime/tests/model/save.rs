@@ -53,6 +53,14 @@ fn outputs_keep_their_names_whatever_is_behind_them() {
 }
 
 #[test]
+fn an_output_listed_twice_is_written_under_two_names() {
+    let g = build(&model(graph(vec![node("Neg", &["x"], &["y"])], &["x"], &["y", "y"]))).unwrap();
+    let again = round_trip(&g);
+    let names: Vec<&str> = again.outputs().iter().map(|o| &*o.name).collect();
+    assert_eq!(names, ["y", "y_1"]);
+}
+
+#[test]
 fn a_value_that_has_an_outputs_name_makes_way() {
     let mut g = build(&model(graph(vec![node("Neg", &["x"], &["y"])], &["x"], &["y"]))).unwrap();
     let y = g.outputs()[0].value;
@@ -66,8 +74,9 @@ fn a_value_that_has_an_outputs_name_makes_way() {
 
 #[test]
 fn nodes_of_another_version_keep_it() {
-    let mut g = build(&model(graph(vec![node("Neg", &["x"], &["m"]), node("Abs", &["m"], &["y"])], &["x"], &["y"])))
-        .unwrap();
+    let mut g =
+        build(&model(graph(vec![node("Neg", &["x"], &["m"]), node("Abs", &["m"], &["y"])], &["x"], &["y"])))
+            .unwrap();
     let abs = g.node_ids().find(|n| g.node(*n).is_onnx("Abs")).unwrap();
     g.node_mut(abs).version = 6;
     g.node_mut(abs).attributes.set("consumed_inputs", vec![0i64]);
@@ -103,4 +112,18 @@ fn large_constants_go_beside_the_file_and_a_model_may_replace_itself() {
     std::fs::remove_file(dir.join("m.onnx.data")).unwrap();
     model::load(&path).unwrap();
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_node_with_bodies_of_another_version_keeps_it_and_its_captures() {
+    let mut g = build(&looping()).unwrap();
+    let looped = g.node_ids().next().unwrap();
+    g.node_mut(looped).version = 11;
+    let again = round_trip(&g);
+    let node = again.node(again.node_ids().next().unwrap());
+    assert_eq!((again.node_count(), node.version), (1, 11));
+    let body = node.body("body").unwrap();
+    assert_eq!((body.formal_inputs().len(), body.captures()), (3, &[again.inputs()[2]][..]));
+    let versions: Vec<i64> = body.graph().node_ids().map(|n| body.graph().node(n).version).collect();
+    assert_eq!(versions, [17; 4]);
 }

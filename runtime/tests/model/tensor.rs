@@ -19,7 +19,12 @@ fn load(tensor: TensorProto) -> Result<Tensor> {
 }
 
 fn ints(dtype: DType, dims: &[i64], values: &[i32]) -> TensorProto {
-    TensorProto { data_type: dtype.onnx(), dims: dims.to_vec(), int32_data: values.to_vec(), ..Default::default() }
+    TensorProto {
+        data_type: dtype.onnx(),
+        dims: dims.to_vec(),
+        int32_data: values.to_vec(),
+        ..Default::default()
+    }
 }
 
 fn raw(dtype: DType, dims: &[i64], bytes: &[u8]) -> TensorProto {
@@ -34,13 +39,17 @@ fn raw(dtype: DType, dims: &[i64], bytes: &[u8]) -> TensorProto {
 #[test]
 fn typed_fields_of_every_dtype_are_decoded() {
     let f64s = |t: TensorProto| load(t).unwrap().to_f64_vec().unwrap();
-    let base = |dtype: DType, n: i64| TensorProto { data_type: dtype.onnx(), dims: vec![n], ..Default::default() };
+    let base =
+        |dtype: DType, n: i64| TensorProto { data_type: dtype.onnx(), dims: vec![n], ..Default::default() };
     assert_eq!(f64s(TensorProto { float_data: vec![1.5, -2.0], ..base(DType::F32, 2) }), [1.5, -2.0]);
     assert_eq!(f64s(TensorProto { double_data: vec![1e300], ..base(DType::F64, 1) }), [1e300]);
     assert_eq!(f64s(TensorProto { int64_data: vec![-7], ..base(DType::I64, 1) }), [-7.0]);
     assert_eq!(f64s(TensorProto { uint64_data: vec![1 << 40], ..base(DType::U64, 1) }), [2f64.powi(40)]);
     assert_eq!(f64s(TensorProto { uint64_data: vec![4_000_000_000], ..base(DType::U32, 1) }), [4e9]);
-    assert_eq!(f64s(TensorProto { float_data: vec![1.0, 2.0, 3.0, 4.0], ..base(DType::Complex64, 2) }), [1.0, 3.0]);
+    assert_eq!(
+        f64s(TensorProto { float_data: vec![1.0, 2.0, 3.0, 4.0], ..base(DType::Complex64, 2) }),
+        [1.0, 3.0]
+    );
     assert_eq!(f64s(TensorProto { double_data: vec![5.0, 6.0], ..base(DType::Complex128, 1) }), [5.0]);
     assert_eq!(f64s(ints(DType::I32, &[2], &[i32::MIN, 3])), [f64::from(i32::MIN), 3.0]);
     assert_eq!(f64s(ints(DType::I16, &[2], &[-32768, 32767])), [-32768.0, 32767.0]);
@@ -99,7 +108,11 @@ fn wrong_contents_are_refused_with_what_is_needed() {
         ..Default::default()
     };
     refuse(text.clone(), InvalidModel, &["2 strings", "has 1"]);
-    refuse(TensorProto { string_data: vec![b"a".to_vec(), vec![0xff]], ..text }, InvalidModel, &["string 1", "UTF-8"]);
+    refuse(
+        TensorProto { string_data: vec![b"a".to_vec(), vec![0xff]], ..text },
+        InvalidModel,
+        &["string 1", "UTF-8"],
+    );
 }
 
 fn sparse(dims: &[i64], indices: &[i64], index_dims: &[i64], values: &[f32]) -> Result<Tensor> {
@@ -110,8 +123,11 @@ fn sparse(dims: &[i64], indices: &[i64], index_dims: &[i64], values: &[f32]) -> 
         int64_data: indices.to_vec(),
         ..Default::default()
     };
-    g.sparse_initializer =
-        vec![SparseTensorProto { values: Some(floats("s", values)), indices: Some(indices), dims: dims.to_vec() }];
+    g.sparse_initializer = vec![SparseTensorProto {
+        values: Some(floats("s", values)),
+        indices: Some(indices),
+        dims: dims.to_vec(),
+    }];
     let g = build(&model(g))?;
     Ok(g.constant(g.find_value("s").unwrap()).unwrap().clone())
 }
@@ -122,9 +138,15 @@ fn sparse_initializers_become_dense_within_their_limit() {
     assert_eq!(linear.to_vec::<f32>().unwrap(), [0.0, 7.0, 0.0, 0.0, 0.0, 8.0]);
     let coordinates = sparse(&[2, 3], &[0, 1, 1, 2], &[2, 2], &[7.0, 8.0]).unwrap();
     assert_eq!(coordinates, linear);
-    assert_mentions(&sparse(&[2, 3], &[6], &[1], &[1.0]).unwrap_err().to_string(), &["'s'", "outside shape [2, 3]"]);
+    assert_mentions(
+        &sparse(&[2, 3], &[6], &[1], &[1.0]).unwrap_err().to_string(),
+        &["'s'", "outside shape [2, 3]"],
+    );
     assert_mentions(&sparse(&[2, 3], &[-1], &[1], &[1.0]).unwrap_err().to_string(), &["outside"]);
-    assert_mentions(&sparse(&[2, 3], &[0, 0, 0], &[1, 3], &[1.0]).unwrap_err().to_string(), &["[1, 2]", "[1, 3]"]);
+    assert_mentions(
+        &sparse(&[2, 3], &[0, 0, 0], &[1, 3], &[1.0]).unwrap_err().to_string(),
+        &["[1, 2]", "[1, 3]"],
+    );
     assert_eq!(sparse(&[1 << 40], &[0], &[1], &[1.0]).unwrap_err().kind(), ErrorKind::Limit);
 }
 

@@ -132,7 +132,7 @@ pub struct BenchArgs {
     /// Measured runs; otherwise as many as --duration allows
     #[arg(long, value_name = "N", requires = "bench")]
     pub iterations: Option<usize>,
-    /// Seconds to measure for, and at least 10 runs
+    /// Seconds to measure for, and at least 3 runs
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, requires = "bench")]
     pub duration: f64,
     /// Threads that call the session at the same time
@@ -174,6 +174,9 @@ pub struct SessionArgs {
     /// Leave the graph as the model has it
     #[arg(long)]
     pub no_optimize: bool,
+    /// Rewrite the graph but fuse no operators
+    #[arg(long)]
+    pub no_fuse: bool,
     /// Folder with provider libraries, besides those beside this program and in TENON_PROVIDER_PATH
     #[arg(long, value_name = "DIR")]
     pub provider_dir: Vec<PathBuf>,

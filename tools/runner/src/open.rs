@@ -54,6 +54,7 @@ pub fn options(args: &SessionArgs) -> Result<SessionOptions> {
         strict: args.strict,
         threads: args.threads,
         optimize: !args.no_optimize,
+        fuse: !args.no_fuse,
         dims: dims(args),
         ..SessionOptions::default()
     })

@@ -22,19 +22,22 @@ pub fn run(args: &ProvidersArgs) -> Result<()> {
         let usable = if p.score > 0 { "yes".to_owned() } else { format!("no: {}", p.reason) };
         let mut first = [p.name.clone(), p.version.clone(), usable];
         if p.devices.is_empty() {
-            table.row(
-                first.iter().cloned().chain(["-", "-", "-"].map(str::to_owned)).chain([p.source.clone()]),
-            );
+            table.row(first.iter().cloned().chain(["-", "-", "-"].map(str::to_owned)).chain([source(p)]));
         }
         for d in &p.devices {
             let device =
                 [format!("{}: {}", d.index, d.name), d.arch.clone(), quantity::bytes(d.memory_bytes)];
-            table.row(first.iter().cloned().chain(device).chain([p.source.clone()]));
+            table.row(first.iter().cloned().chain(device).chain([source(p)]));
             first = Default::default();
         }
     }
     println!("{table}");
     Ok(())
+}
+
+/// The library's path, or that it is linked in.
+fn source(p: &ProviderInfo) -> String {
+    p.path.as_ref().map_or_else(|| "built in".to_owned(), |path| path.display().to_string())
 }
 
 fn provider_json(p: &ProviderInfo) -> Json {
@@ -48,5 +51,5 @@ fn provider_json(p: &ProviderInfo) -> Json {
         })
         .collect();
     json!({ "name": p.name, "vendor": p.vendor, "version": p.version, "build_info": p.build_info,
-            "score": p.score, "reason": p.reason, "source": p.source, "devices": devices })
+            "score": p.score, "reason": p.reason, "source": source(p), "devices": devices })
 }

@@ -93,14 +93,14 @@ fn verify(
     opened: &Opened,
     feeds: &Feeds,
 ) -> Result<ExitCode> {
-    let _progress = Progress::start("comparing with the plain CPU", args.talk.quiet);
+    let progress = Progress::start("comparing with the plain CPU", args.talk.quiet);
     let reference = Reference { environment, model, options, tolerance: args.check.tolerance() };
     let verdict = if args.check.bisect {
         reference.intermediates(&opened.session, feeds)?
     } else {
         reference.outputs(&opened.session, feeds)?
     };
-    drop(_progress);
+    drop(progress);
     finish(args, model, verdict.to_json(), || verdict.print(args.talk.quiet));
     Ok(code(verdict.agrees()))
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub struct Args {
     /// Write nothing; fail when a committed file differs from what would be written.
     #[arg(long)]
-    check: bool,
+    pub check: bool,
 }
 
 /// A generated file: where it lies and what it must contain.
@@ -19,7 +19,7 @@ struct Generated {
 
 /// Writes or checks every generated file.
 pub fn run(args: &Args) -> Result<()> {
-    let root = crate::root();
+    let root = crate::place::root();
     let mut stale = Vec::new();
     for file in [onnx_messages(&root)?] {
         let current = std::fs::read_to_string(&file.path).unwrap_or_default();

@@ -1,8 +1,15 @@
-//! Developer commands: generate, tidy, test, conformance, bench. One module for each subcommand.
+//! Developer commands: generate, tidy, test, conformance, zoo, bench, dist. One module for each subcommand.
 
+mod bench;
+mod conformance;
+mod dist;
 mod generate;
-
-use std::path::PathBuf;
+mod place;
+mod process;
+mod test;
+mod tidy;
+mod venv;
+mod zoo;
 
 use clap::{Parser, Subcommand};
 
@@ -15,18 +22,33 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write every generated file that is committed.
+    /// Write every generated file that is committed
     Gen(generate::Args),
+    /// Bring the tree into order: generated files, formatting, what clippy can mend
+    Tidy(tidy::Args),
+    /// Run every check: formatting, lints, tests, conformance, zoo
+    Test(test::Args),
+    /// Run the ONNX backend suite through a provider
+    Conformance(conformance::Args),
+    /// Fetch real models and check that runner agrees with their stored outputs
+    Zoo(zoo::Args),
+    /// Measure the zoo's models beside ONNX Runtime
+    Bench(bench::Args),
+    /// Build what is shipped into target/dist
+    Dist(dist::Args),
+    /// Make the Python environment that scripts run in, and print its interpreter
+    Venv(venv::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         Command::Gen(args) => generate::run(&args),
+        Command::Tidy(args) => tidy::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
+        Command::Zoo(args) => zoo::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Dist(args) => dist::run(&args),
+        Command::Venv(args) => venv::run(&args),
     }
-}
-
-/// The repository's root folder.
-fn root() -> PathBuf {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).map(PathBuf::from).unwrap_or(here)
 }

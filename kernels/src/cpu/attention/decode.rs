@@ -25,7 +25,8 @@ pub(super) fn run<Q: Float, K: Float, Y: Float>(call: &Call<'_, Q, K, Y>) {
     let heads = shape.batch * shape.kv_heads;
     let threads = call.ctx.parallel.threads();
     let most = shape.kv_len.div_ceil(SPAN).max(1);
-    let spans = if threads == 1 || heads >= 4 * threads { 1 } else { (threads * 2).div_ceil(heads).min(most) };
+    let spans =
+        if threads == 1 || heads >= 4 * threads { 1 } else { (threads * 2).div_ceil(heads).min(most) };
     // Per row: maximum, sum, outputs.
     let record = (shape.v_dim + 2).next_multiple_of(16);
     with_scratch::<f32, _>(heads * spans * rows * record, |partial| {
@@ -36,7 +37,22 @@ pub(super) fn run<Q: Float, K: Float, Y: Float>(call: &Call<'_, Q, K, Y>) {
             // SAFETY: one part per task.
             let partial = unsafe { out.slice(task * rows * record..(task + 1) * rows * record) };
             let rows: Vec<QueryRow> = (0..rows).map(|row| call.row(batch, kv_head, row)).collect();
-            call.ctx.features.dispatch(Span { call, batch, kv_head, rows: &rows, span, spans, record, partial });
+            let padded = shape.qk_dim.next_multiple_of(16);
+            // Scratch is taken outside the kernel: a closure inside would be compiled without the tier's instructions.
+            with_scratch::<f32, _>(rows.len() * (padded + KEYS), |scratch| {
+                let rows = &rows;
+                call.ctx.features.dispatch(Span {
+                    call,
+                    batch,
+                    kv_head,
+                    rows,
+                    span,
+                    spans,
+                    record,
+                    partial,
+                    scratch,
+                });
+            });
         });
         for head in 0..heads {
             let (batch, kv_head) = (head / shape.kv_heads, head % shape.kv_heads);
@@ -81,6 +97,7 @@ struct Span<'a, 'b, Q, K, Y> {
     spans: usize,
     record: usize,
     partial: &'a mut [f32],
+    scratch: &'a mut [f32],
 }
 
 impl<Q: Float, K: Float, Y: Float> Kernel for Span<'_, '_, Q, K, Y> {
@@ -88,7 +105,7 @@ impl<Q: Float, K: Float, Y: Float> Kernel for Span<'_, '_, Q, K, Y> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { call, batch, kv_head, rows, span, spans, record, partial } = self;
+        let Self { call, batch, kv_head, rows, span, spans, record, partial, scratch } = self;
         let depth = call.shape.qk_dim;
         let start = rows.iter().map(|row| row.start).min().unwrap_or(0);
         let end = rows.iter().map(|row| row.end).max().unwrap_or(0).max(start);
@@ -99,59 +116,57 @@ impl<Q: Float, K: Float, Y: Float> Kernel for Span<'_, '_, Q, K, Y> {
             record[0] = f32::NEG_INFINITY;
         }
         let padded = depth.next_multiple_of(16);
-        with_scratch::<f32, _>(rows.len() * (padded + KEYS), |scratch| {
-            let (queries, scores) = scratch.split_at_mut(rows.len() * padded);
-            queries.fill(0.0);
-            for (queries, &row) in queries.chunks_exact_mut(padded.max(1)).zip(rows) {
-                for (packed, q) in queries.iter_mut().zip(call.query(batch, row)) {
-                    *packed = q.to_f32() * call.options.scale;
-                }
+        let (queries, scores) = scratch.split_at_mut(rows.len() * padded);
+        queries.fill(0.0);
+        for (queries, &row) in queries.chunks_exact_mut(padded.max(1)).zip(rows) {
+            for (packed, q) in queries.iter_mut().zip(call.query(batch, row)) {
+                *packed = q.to_f32() * call.options.scale;
             }
-            let mut key = first;
-            while key < end {
-                let keys = KEYS.min(end - key);
-                let k = &call.k[call.strides[1].offset(batch, kv_head, key)..];
-                let v = &call.v[call.strides[2].offset(batch, kv_head, key)..];
-                let mut row = 0;
-                while row < rows.len() {
-                    let count = ROWS.min(rows.len() - row);
-                    let (queries, scores) = (&queries[row * padded..], &mut scores[row * KEYS..]);
-                    let step = call.strides[1].row;
-                    // SAFETY: `keys` rows of keys were checked with the operand; queries and scores hold `count`.
-                    unsafe {
-                        match count {
-                            1 => dots::<S, K, 1>(s, k, step, keys, depth, queries, padded, scores),
-                            2 => dots::<S, K, 2>(s, k, step, keys, depth, queries, padded, scores),
-                            3 => dots::<S, K, 3>(s, k, step, keys, depth, queries, padded, scores),
-                            _ => dots::<S, K, 4>(s, k, step, keys, depth, queries, padded, scores),
-                        }
+        }
+        let mut key = first;
+        while key < end {
+            let keys = KEYS.min(end - key);
+            let k = &call.k[call.strides[1].offset(batch, kv_head, key)..];
+            let v = &call.v[call.strides[2].offset(batch, kv_head, key)..];
+            let mut row = 0;
+            while row < rows.len() {
+                let count = ROWS.min(rows.len() - row);
+                let (queries, scores) = (&queries[row * padded..], &mut scores[row * KEYS..]);
+                let step = call.strides[1].row;
+                // SAFETY: `keys` rows of keys were checked with the operand; queries and scores hold `count`.
+                unsafe {
+                    match count {
+                        1 => dots::<S, K, 1>(s, k, step, keys, depth, queries, padded, scores),
+                        2 => dots::<S, K, 2>(s, k, step, keys, depth, queries, padded, scores),
+                        3 => dots::<S, K, 3>(s, k, step, keys, depth, queries, padded, scores),
+                        _ => dots::<S, K, 4>(s, k, step, keys, depth, queries, padded, scores),
                     }
-                    row += count;
                 }
-                for (index, &row) in rows.iter().enumerate() {
-                    let scores = &mut scores[index * KEYS..index * KEYS + keys];
-                    adjust(s, call, batch, row, key, scores);
-                    softmax_step(s, scores, &mut partial[index * record..(index + 1) * record]);
-                }
-                let mut row = 0;
-                while row < rows.len() {
-                    let count = ROWS.min(rows.len() - row);
-                    let (scores, partial) = (&scores[row * KEYS..], &mut partial[row * record..]);
-                    let (step, v_dim) = (call.strides[2].row, call.shape.v_dim);
-                    // SAFETY: as above for the values; records hold `v_dim` outputs.
-                    unsafe {
-                        match count {
-                            1 => add_values::<S, K, 1>(s, v, step, keys, v_dim, scores, partial, record),
-                            2 => add_values::<S, K, 2>(s, v, step, keys, v_dim, scores, partial, record),
-                            3 => add_values::<S, K, 3>(s, v, step, keys, v_dim, scores, partial, record),
-                            _ => add_values::<S, K, 4>(s, v, step, keys, v_dim, scores, partial, record),
-                        }
-                    }
-                    row += count;
-                }
-                key += keys;
+                row += count;
             }
-        });
+            for (index, &row) in rows.iter().enumerate() {
+                let scores = &mut scores[index * KEYS..index * KEYS + keys];
+                adjust(s, call, batch, row, key, scores);
+                softmax_step(s, scores, &mut partial[index * record..(index + 1) * record]);
+            }
+            let mut row = 0;
+            while row < rows.len() {
+                let count = ROWS.min(rows.len() - row);
+                let (scores, partial) = (&scores[row * KEYS..], &mut partial[row * record..]);
+                let (step, v_dim) = (call.strides[2].row, call.shape.v_dim);
+                // SAFETY: as above for the values; records hold `v_dim` outputs.
+                unsafe {
+                    match count {
+                        1 => add_values::<S, K, 1>(s, v, step, keys, v_dim, scores, partial, record),
+                        2 => add_values::<S, K, 2>(s, v, step, keys, v_dim, scores, partial, record),
+                        3 => add_values::<S, K, 3>(s, v, step, keys, v_dim, scores, partial, record),
+                        _ => add_values::<S, K, 4>(s, v, step, keys, v_dim, scores, partial, record),
+                    }
+                }
+                row += count;
+            }
+            key += keys;
+        }
     }
 }
 

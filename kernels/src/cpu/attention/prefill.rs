@@ -36,8 +36,16 @@ pub(super) fn run<Q: Float, K: Float, Y: Float>(call: &Call<'_, Q, K, Y>) {
         let (head, chunk) = (task % heads, chunks - 1 - task / heads);
         let (batch, kv_head) = (head / shape.kv_heads, head % shape.kv_heads);
         let first = chunk * most;
-        let rows: Vec<QueryRow> = (first..rows.min(first + most)).map(|row| call.row(batch, kv_head, row)).collect();
-        call.ctx.features.dispatch(Chunk { call, batch, kv_head, rows: &rows });
+        let rows: Vec<QueryRow> =
+            (first..rows.min(first + most)).map(|row| call.row(batch, kv_head, row)).collect();
+        let tiles = rows.len().div_ceil(nr);
+        let lens =
+            Buffers::lens(tiles, nr, shape.qk_dim, shape.v_dim, !is_f32::<K>(), call.options.mask.is_some());
+        // Scratch is taken outside the kernel: a closure inside would be compiled without the tier's instructions.
+        with_scratch::<f32, _>(lens.iter().sum(), |scratch| {
+            let buffers = Buffers::cut(scratch, lens);
+            call.ctx.features.dispatch(Chunk { call, batch, kv_head, rows: &rows, buffers });
+        });
     });
 }
 
@@ -46,6 +54,7 @@ struct Chunk<'a, 'b, Q, K, Y> {
     batch: usize,
     kv_head: usize,
     rows: &'a [QueryRow],
+    buffers: Buffers<'a>,
 }
 
 /// Scratch of a chunk, cut from one buffer.
@@ -70,7 +79,8 @@ impl<'a> Buffers<'a> {
     fn lens(tiles: usize, nr: usize, qk_dim: usize, v_dim: usize, values: bool, mask: bool) -> [usize; 7] {
         let values = if values { KEYS * v_dim } else { 0 };
         let mask = if mask { KEYS * nr } else { 0 };
-        let lens = [tiles * qk_dim * nr, tiles * v_dim * nr, tiles * 2 * nr, KEYS * qk_dim, values, KEYS * nr, mask];
+        let lens =
+            [tiles * qk_dim * nr, tiles * v_dim * nr, tiles * 2 * nr, KEYS * qk_dim, values, KEYS * nr, mask];
         lens.map(|len| len.next_multiple_of(16))
     }
 
@@ -89,33 +99,34 @@ impl<Q: Float, K: Float, Y: Float> Kernel for Chunk<'_, '_, Q, K, Y> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let nr = TILE_VECTORS * S::LANES;
-        let shape = self.call.shape;
-        let convert = !is_f32::<K>();
-        let tiles = self.rows.len().div_ceil(nr);
-        let lens =
-            Buffers::lens(tiles, nr, shape.qk_dim, shape.v_dim, convert, self.call.options.mask.is_some());
-        with_scratch::<f32, _>(lens.iter().sum(), |scratch| {
-            let mut buffers = Buffers::cut(scratch, lens);
-            self.start(s, &mut buffers);
-            let start = self.rows.iter().map(|row| row.start).min().unwrap_or(0);
-            let end = self.rows.iter().map(|row| row.end).max().unwrap_or(0);
-            let mut key = start;
-            while key < end {
-                let keys = KEYS.min(end - key);
-                self.key_tile(s, &mut buffers, key, keys);
-                key += keys;
-            }
-            self.finish(s, &buffers);
-        });
+        let Self { call, batch, kv_head, rows, mut buffers } = self;
+        let work = Rows { call, batch, kv_head, rows };
+        work.start(s, &mut buffers);
+        let start = rows.iter().map(|row| row.start).min().unwrap_or(0);
+        let end = rows.iter().map(|row| row.end).max().unwrap_or(0);
+        let mut key = start;
+        while key < end {
+            let keys = KEYS.min(end - key);
+            work.key_tile(s, &mut buffers, key, keys);
+            key += keys;
+        }
+        work.finish(s, &buffers);
     }
+}
+
+/// A chunk without its scratch.
+struct Rows<'a, 'b, Q, K, Y> {
+    call: &'a Call<'b, Q, K, Y>,
+    batch: usize,
+    kv_head: usize,
+    rows: &'a [QueryRow],
 }
 
 fn is_f32<T: 'static>() -> bool {
     std::any::TypeId::of::<T>() == std::any::TypeId::of::<f32>()
 }
 
-impl<Q: Float, K: Float, Y: Float> Chunk<'_, '_, Q, K, Y> {
+impl<Q: Float, K: Float, Y: Float> Rows<'_, '_, Q, K, Y> {
     /// Packs the queries and clears the running state; a sink is a key of its own that was already seen.
     #[inline(always)]
     fn start<S: Simd>(&self, _: S, buffers: &mut Buffers<'_>) {
@@ -152,8 +163,7 @@ impl<Q: Float, K: Float, Y: Float> Chunk<'_, '_, Q, K, Y> {
         let (qk_dim, v_dim) = (call.shape.qk_dim, call.shape.v_dim);
         let split = RowSplit::new(keys, tile_rows::<S>());
         let row_stride = call.strides[1].row;
-        let matrix =
-            Matrix { data: call.k, rows: keys, cols: qk_dim, row_stride, col_stride: 1 };
+        let matrix = Matrix { data: call.k, rows: keys, cols: qk_dim, row_stride, col_stride: 1 };
         for panel in 0..split.panels() {
             let offset = call.strides[1].offset(self.batch, self.kv_head, key + split.start(panel));
             let dst = &mut buffers.keys[split.start(panel) * qk_dim..];
@@ -179,13 +189,23 @@ impl<Q: Float, K: Float, Y: Float> Chunk<'_, '_, Q, K, Y> {
             let outputs = &mut buffers.outputs[tile * v_dim * nr..(tile + 1) * v_dim * nr];
             let scale = softmax_tile(s, keys, rows.len(), buffers.scores, state);
             // SAFETY: `keys` rows of `v_dim` values, `value_step` apart, were checked with the operand.
-            unsafe { output_tile(s, keys, v_dim, values, value_step, buffers.scores, rows.len(), scale, outputs) };
+            unsafe {
+                output_tile(s, keys, v_dim, values, value_step, buffers.scores, rows.len(), scale, outputs)
+            };
         }
     }
 
     /// Applies the soft cap, the mask and the bounds of every row to a tile of scores.
     #[inline(always)]
-    fn hide<S: Simd>(&self, s: S, rows: &[QueryRow], key: usize, keys: usize, scores: &mut [f32], mask: &mut [f32]) {
+    fn hide<S: Simd>(
+        &self,
+        s: S,
+        rows: &[QueryRow],
+        key: usize,
+        keys: usize,
+        scores: &mut [f32],
+        mask: &mut [f32],
+    ) {
         let nr = TILE_VECTORS * S::LANES;
         let options = self.call.options;
         if options.softcap > 0.0 {
@@ -200,7 +220,9 @@ impl<Q: Float, K: Float, Y: Float> Chunk<'_, '_, Q, K, Y> {
         }
         if let Some(values) = &options.mask {
             read_mask(values, self.batch, rows, key, keys, nr, mask);
-            for (score, add) in scores[..keys * nr].chunks_exact_mut(S::LANES).zip(mask.chunks_exact(S::LANES)) {
+            for (score, add) in
+                scores[..keys * nr].chunks_exact_mut(S::LANES).zip(mask.chunks_exact(S::LANES))
+            {
                 // SAFETY: one vector each.
                 unsafe { s.store(score.as_mut_ptr(), s.add(s.load(score.as_ptr()), s.load(add.as_ptr()))) };
             }
@@ -229,7 +251,14 @@ impl<Q: Float, K: Float, Y: Float> Chunk<'_, '_, Q, K, Y> {
 
 /// Widens `rows` rows of `cols` values into f32.
 #[inline(always)]
-fn convert_rows<S: Simd, K: Float>(s: S, src: &[K], stride: usize, rows: usize, cols: usize, dst: &mut [f32]) {
+fn convert_rows<S: Simd, K: Float>(
+    s: S,
+    src: &[K],
+    stride: usize,
+    rows: usize,
+    cols: usize,
+    dst: &mut [f32],
+) {
     for row in 0..rows {
         let (src, dst) = (&src[row * stride..][..cols], &mut dst[row * cols..][..cols]);
         let mut i = 0;
@@ -267,7 +296,16 @@ unsafe fn score_tile<S: Simd>(
         // SAFETY: the caller packed both operands for these extents.
         unsafe {
             if lanes > S::LANES {
-                accumulate_tile::<S, f32, TILE_VECTORS>(s, height, depth, a, height, queries.as_ptr(), nr, out);
+                accumulate_tile::<S, f32, TILE_VECTORS>(
+                    s,
+                    height,
+                    depth,
+                    a,
+                    height,
+                    queries.as_ptr(),
+                    nr,
+                    out,
+                );
             } else {
                 accumulate_tile::<S, f32, 1>(s, height, depth, a, height, queries.as_ptr(), nr, out);
             }
@@ -336,7 +374,13 @@ fn bound_rows<S: Simd>(s: S, rows: &[QueryRow], key: usize, keys: usize, scores:
 
 /// Turns scores into probabilities relative to the running maximum; returns the factor of the former outputs.
 #[inline(always)]
-fn softmax_tile<S: Simd>(s: S, keys: usize, lanes: usize, scores: &mut [f32], state: &mut [f32]) -> [S::F; TILE_VECTORS] {
+fn softmax_tile<S: Simd>(
+    s: S,
+    keys: usize,
+    lanes: usize,
+    scores: &mut [f32],
+    state: &mut [f32],
+) -> [S::F; TILE_VECTORS] {
     let nr = TILE_VECTORS * S::LANES;
     let (maxima, sums) = state.split_at_mut(nr);
     let lowest = s.splat(f32::NEG_INFINITY);

@@ -16,7 +16,12 @@ pub fn attention_reference<Q: Float, K: Float, Y: Float>(
     options: &Options<'_>,
     (y, y_strides): (&mut [Y], HeadStrides),
 ) -> Result<()> {
-    check(shape, [q.len(), k.len(), v.len(), y.len()], [q_strides, k_strides, v_strides, y_strides], options)?;
+    check(
+        shape,
+        [q.len(), k.len(), v.len(), y.len()],
+        [q_strides, k_strides, v_strides, y_strides],
+        options,
+    )?;
     let group = shape.q_heads / shape.kv_heads;
     let out = SharedMut::new(y);
     ctx.parallel.for_each(shape.batch * shape.q_heads, &|task| {

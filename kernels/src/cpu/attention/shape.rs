@@ -169,7 +169,9 @@ pub(crate) fn check(
 ) -> Result<()> {
     let AttentionShape { batch, q_heads, kv_heads, q_len, kv_len, qk_dim, v_dim } = *shape;
     if kv_heads == 0 || q_heads % kv_heads != 0 {
-        return Err(KernelError::shape(format!("{q_heads} query heads do not divide over {kv_heads} key heads")));
+        return Err(KernelError::shape(format!(
+            "{q_heads} query heads do not divide over {kv_heads} key heads"
+        )));
     }
     strides[0].check("q", lens[0], [batch, q_heads, q_len, qk_dim])?;
     strides[1].check("k", lens[1], [batch, kv_heads, kv_len, qk_dim])?;
@@ -195,7 +197,8 @@ pub(crate) fn check(
 
 /// Output rows are written by different tasks: no two may share an element.
 fn check_output_rows(shape: &AttentionShape, strides: HeadStrides) -> Result<()> {
-    let mut levels = [(shape.batch, strides.batch), (shape.q_heads, strides.head), (shape.q_len, strides.row)];
+    let mut levels =
+        [(shape.batch, strides.batch), (shape.q_heads, strides.head), (shape.q_len, strides.row)];
     levels.sort_by_key(|level| level.1);
     let mut span = shape.v_dim;
     for (extent, stride) in levels {

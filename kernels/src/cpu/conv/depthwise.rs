@@ -47,7 +47,8 @@ impl Geometry {
         let (dilations, pads) = (two(&window.dilations, 1), two(&window.pads_begin, 0));
         let rows = ((out_height - 1) * strides[0] + (kernel[0] - 1) * dilations[0] + 1).max(height + pads[0]);
         // Whole vectors of outputs are computed, so the last may read past the window of the last output.
-        let columns = (out_width.next_multiple_of(MAX_LANES) - 1) * strides[1] + (kernel[1] - 1) * dilations[1] + 2;
+        let columns =
+            (out_width.next_multiple_of(MAX_LANES) - 1) * strides[1] + (kernel[1] - 1) * dilations[1] + 2;
         let pitch = columns.max(width + pads[1]);
         Self { height, width, out_height, out_width, kernel, strides, dilations, pads, rows, pitch }
     }
@@ -69,6 +70,7 @@ pub(super) fn convolve(
     let geometry = Geometry::new(&shape.window);
     let (in_plane, out_plane, taps) = (shape.in_plane(), shape.out_plane(), shape.taps());
     let multiplier = shape.group_out();
+    let bounds = epilogue.activation.bounds().unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
     let out = SharedMut::new(y);
     let grain = (GRAIN / (multiplier * out_plane * taps).max(1)).max(1);
     for_each_range(ctx.parallel, shape.batch * shape.in_channels, grain, 1, &|range| {
@@ -76,7 +78,8 @@ pub(super) fn convolve(
         with_scratch::<f32, _>(len, |padded| {
             padded.fill(0.0);
             for plane in range {
-                pad_plane(&geometry, &x[plane * in_plane..(plane + 1) * in_plane], padded);
+                let x = &x[plane * in_plane..(plane + 1) * in_plane];
+                ctx.features.dispatch(Pad { geometry, x, padded });
                 for local in 0..multiplier {
                     let channel = plane % shape.in_channels * multiplier + local;
                     let at = (plane * multiplier + local) * out_plane;
@@ -88,10 +91,21 @@ pub(super) fn convolve(
                         filter: &filter[channel * taps..(channel + 1) * taps],
                         bias: epilogue.bias.map_or(0.0, |bias| bias[channel]),
                         residual: epilogue.residual.map(|residual| &residual[at..at + out_plane]),
+                        bounds,
                         y,
                     });
-                    // SAFETY: one slice, read and written in place.
-                    unsafe { unary_raw(ctx.features, epilogue.activation, y.as_ptr(), y.as_mut_ptr(), out_plane) };
+                    if epilogue.activation.bounds().is_none() {
+                        // SAFETY: one slice, read and written in place.
+                        unsafe {
+                            unary_raw(
+                                ctx.features,
+                                epilogue.activation,
+                                y.as_ptr(),
+                                y.as_mut_ptr(),
+                                out_plane,
+                            );
+                        }
+                    }
                 }
             }
         });
@@ -99,10 +113,32 @@ pub(super) fn convolve(
 }
 
 /// Copies a plane inside its border of zeros.
-fn pad_plane(geometry: &Geometry, x: &[f32], padded: &mut [f32]) {
-    for (row, line) in x.chunks_exact(geometry.width).enumerate().take(geometry.height) {
-        let at = (row + geometry.pads[0]) * geometry.pitch + geometry.pads[1];
-        padded[at..at + geometry.width].copy_from_slice(line);
+struct Pad<'a> {
+    geometry: Geometry,
+    x: &'a [f32],
+    padded: &'a mut [f32],
+}
+
+impl Kernel for Pad<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { geometry: g, x, padded } = self;
+        assert!(x.len() == g.height * g.width && padded.len() >= g.rows * g.pitch);
+        for row in 0..g.height {
+            let mut i = 0;
+            while i < g.width {
+                let n = S::LANES.min(g.width - i);
+                // SAFETY: the border leaves room for the whole plane, which holds `height` rows of `width`.
+                unsafe {
+                    let v = s.load_partial(x.as_ptr().add(row * g.width + i), n);
+                    let at = (row + g.pads[0]) * g.pitch + g.pads[1] + i;
+                    s.store_partial(padded.as_mut_ptr().add(at), n, v);
+                }
+                i += S::LANES;
+            }
+        }
     }
 }
 
@@ -112,6 +148,8 @@ struct PlaneKernel<'a> {
     filter: &'a [f32],
     bias: f32,
     residual: Option<&'a [f32]>,
+    /// What outputs are clamped to.
+    bounds: (f32, f32),
     y: &'a mut [f32],
 }
 
@@ -159,6 +197,7 @@ unsafe fn store_outputs<S: Simd>(s: S, kernel: &mut PlaneKernel<'_>, y: usize, x
         if let Some(residual) = kernel.residual {
             v = s.add(v, s.load_partial(residual.as_ptr().add(at), n));
         }
+        v = s.min(s.splat(kernel.bounds.1), s.max(s.splat(kernel.bounds.0), v));
         let p = kernel.y.as_mut_ptr().add(at);
         if n == S::LANES { s.store(p, v) } else { s.store_partial(p, n, v) }
     }
@@ -183,7 +222,10 @@ fn fixed<S: Simd, const H: usize, const W: usize, const STRIDE: usize>(s: S, mut
             unsafe {
                 let mut acc = [bias, s.zero()];
                 for (r, row) in weights.iter().enumerate() {
-                    let line = kernel.padded.as_ptr().add((y * g.strides[0] + r * g.dilations[0]) * g.pitch + x * STRIDE);
+                    let line = kernel
+                        .padded
+                        .as_ptr()
+                        .add((y * g.strides[0] + r * g.dilations[0]) * g.pitch + x * STRIDE);
                     for (c, &w) in row.iter().enumerate() {
                         let v = load_strided(s, line.add(c * g.dilations[1]), STRIDE);
                         acc[r % 2] = s.fma(w, v, acc[r % 2]);

@@ -51,7 +51,13 @@ pub(super) fn convolve(
     let split = RowSplit::new(group_out, mr);
     let images = shape.batch * shape.groups;
     let panels = out_plane.div_ceil(nr);
-    let grid = Grid::new(ctx.parallel.threads(), images, panels, split.panels(), (params.patch_elems / (kc.max(1) * nr)).max(1));
+    let grid = Grid::new(
+        ctx.parallel.threads(),
+        images,
+        panels,
+        split.panels(),
+        (params.patch_elems / (kc.max(1) * nr)).max(1),
+    );
     let job = Job {
         ctx,
         shape,
@@ -67,7 +73,8 @@ pub(super) fn convolve(
         y: SharedMut::new(y),
     };
     ctx.parallel.for_each(images * grid.column_blocks * grid.row_blocks, &|task| {
-        let (image, rest) = (task / (grid.column_blocks * grid.row_blocks), task % (grid.column_blocks * grid.row_blocks));
+        let (image, rest) =
+            (task / (grid.column_blocks * grid.row_blocks), task % (grid.column_blocks * grid.row_blocks));
         let (column_block, row_block) = (rest / grid.row_blocks, rest % grid.row_blocks);
         let first = column_block * grid.column_panels * nr;
         let columns = first..out_plane.min(first + grid.column_panels * nr);

@@ -12,8 +12,17 @@ struct Segment {
     /// First column in the panel.
     column: usize,
     len: usize,
-    /// Input position of the first column at tap 0 along the innermost dimension; negative in the padding.
-    start: isize,
+}
+
+/// What one tap reads for a segment: the positions inside the input, which may be none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Read {
+    /// Offset in a plane of the first position inside.
+    from: usize,
+    /// Columns of the segment before it.
+    first: usize,
+    /// Positions inside.
+    count: usize,
 }
 
 /// Where a tap of the outer dimensions lies outside the input.
@@ -48,38 +57,52 @@ impl Kernel for PackPatches<'_> {
     }
 }
 
-/// The segments of a panel, and for each the input offset of its row under every tap of the outer dimensions.
+/// The segments of a panel and what every tap reads for them.
 struct Layout {
-    outer_taps: usize,
+    taps: usize,
     segments: Vec<Segment>,
-    /// `[segment][outer tap]`: offset of the innermost row in a plane, or `OUTSIDE`.
-    rows: Vec<usize>,
+    /// `[segment][tap]`.
+    reads: Vec<Read>,
 }
 
 impl Layout {
     fn new(window: &Window) -> Self {
-        let outer = window.rank() - 1;
-        let outer_taps = window.kernel[..outer].iter().product();
-        Self { outer_taps, segments: Vec::new(), rows: Vec::new() }
+        Self { taps: window.kernel.iter().product(), segments: Vec::new(), reads: Vec::new() }
     }
 
     fn place(&mut self, window: &Window, first: usize, width: usize) {
         let last = window.rank() - 1;
-        let inner = window.output[last];
+        let (inner, inner_taps) = (window.output[last], window.kernel[last]);
         self.segments.clear();
-        self.rows.clear();
+        self.reads.clear();
         let mut column = 0;
         while column < width {
             let (row, x) = ((first + column) / inner, (first + column) % inner);
             let len = (inner - x).min(width - column);
-            let start = (x * window.strides[last]) as isize - window.pads_begin[last] as isize;
-            self.segments.push(Segment { column, len, start });
-            for tap in 0..self.outer_taps {
-                self.rows.push(outer_row(window, row, tap));
+            self.segments.push(Segment { column, len });
+            for outer in 0..self.taps / inner_taps {
+                let offset = outer_row(window, row, outer);
+                for tap in 0..inner_taps {
+                    self.reads.push(read(window, offset, x, tap, len));
+                }
             }
             column += len;
         }
     }
+}
+
+/// What tap `tap` of the innermost dimension reads for `len` outputs from column `x` on.
+fn read(window: &Window, row: usize, x: usize, tap: usize, len: usize) -> Read {
+    let last = window.rank() - 1;
+    let stride = window.strides[last];
+    let start = (x * stride + tap * window.dilations[last]) as isize - window.pads_begin[last] as isize;
+    let room = window.input[last] as isize - start;
+    let first = if start >= 0 { 0 } else { start.unsigned_abs().div_ceil(stride).min(len) };
+    let end = if room <= 0 { 0 } else { room.unsigned_abs().div_ceil(stride).min(len) };
+    if row == OUTSIDE || first >= end {
+        return Read::default();
+    }
+    Read { from: row + (start + (first * stride) as isize) as usize, first, count: end - first }
 }
 
 /// Offset of the innermost input row read by output row `row` under outer tap `tap`.
@@ -112,72 +135,53 @@ fn pack_panel<S: Simd>(
     width: usize,
     dst: &mut [f32],
 ) {
-    let last = window.rank() - 1;
-    let (inner_taps, stride, dilation) = (window.kernel[last], window.strides[last], window.dilations[last]);
-    let input_width = window.input[last];
+    let stride = window.strides[window.rank() - 1];
     let plane: usize = window.input.iter().product();
-    let taps = layout.outer_taps * inner_taps;
-    let (mut channel, mut tap) = (depth.start / taps, depth.start % taps);
+    let taps = layout.taps;
+    let (mut base, mut tap) = (depth.start / taps * plane, depth.start % taps);
     for dst in dst.chunks_exact_mut(nr) {
-        let (outer, inner) = (tap / inner_taps, tap % inner_taps);
-        for (index, segment) in layout.segments.iter().enumerate() {
-            let row = layout.rows[index * layout.outer_taps + outer];
-            let dst = &mut dst[segment.column..segment.column + segment.len];
-            if row == OUTSIDE {
-                dst.fill(0.0);
+        for (segment, reads) in layout.segments.iter().zip(layout.reads.chunks_exact(taps)) {
+            let part = &mut dst[segment.column..segment.column + segment.len];
+            let Read { from, first, count } = reads[tap];
+            if count == part.len() {
+                copy_run(s, image, base + from, stride, part);
                 continue;
             }
-            let base = channel * plane + row;
-            let start = segment.start + (inner * dilation) as isize;
-            copy_run(s, image, base, input_width, start, stride, dst);
+            part.fill(0.0);
+            copy_run(s, image, base + from, stride, &mut part[first..first + count]);
         }
-        dst[width..].fill(0.0);
+        if width < nr {
+            dst[width..].fill(0.0);
+        }
         tap += 1;
         if tap == taps {
-            (channel, tap) = (channel + 1, 0);
+            (base, tap) = (base + plane, 0);
         }
     }
 }
 
-/// `dst[i] = row[start + i * stride]`, zero outside the row, with the row at `image[base..base + width]`.
+/// `dst[i] = image[from + i * stride]`.
 #[inline(always)]
-fn copy_run<S: Simd>(s: S, image: &[f32], base: usize, width: usize, start: isize, stride: usize, dst: &mut [f32]) {
-    let len = dst.len();
-    // Positions inside the row: first..end.
-    let first = if start >= 0 { 0 } else { ((-start) as usize).div_ceil(stride).min(len) };
-    let end = if start >= width as isize { 0 } else { ((width as isize - start) as usize).div_ceil(stride).min(len) };
-    if first >= end {
-        return dst.fill(0.0);
-    }
-    if first > 0 {
-        dst[..first].fill(0.0);
-    }
-    if end < len {
-        dst[end..].fill(0.0);
-    }
-    let from = base + (start + (first * stride) as isize) as usize;
-    let count = end - first;
-    let dst = &mut dst[first..end];
-    if stride == 1 {
-        let src = &image[from..from + count];
-        if count == 2 * S::LANES {
-            // SAFETY: both hold two vectors.
-            unsafe {
-                s.store(dst.as_mut_ptr(), s.load(src.as_ptr()));
-                s.store(dst.as_mut_ptr().add(S::LANES), s.load(src.as_ptr().add(S::LANES)));
-            }
-            return;
-        }
-        let mut i = 0;
-        while i < count {
-            let n = S::LANES.min(count - i);
-            // SAFETY: both hold `count` elements.
-            unsafe { s.store_partial(dst.as_mut_ptr().add(i), n, s.load_partial(src.as_ptr().add(i), n)) };
-            i += S::LANES;
-        }
+fn copy_run<S: Simd>(s: S, image: &[f32], from: usize, stride: usize, dst: &mut [f32]) {
+    let count = dst.len();
+    if count == 0 {
         return;
     }
     let mut i = 0;
+    if stride == 1 {
+        let (src, dst) = (image[from..from + count].as_ptr(), dst.as_mut_ptr());
+        // SAFETY: both hold `count` elements.
+        unsafe {
+            while i + S::LANES <= count {
+                s.store(dst.add(i), s.load(src.add(i)));
+                i += S::LANES;
+            }
+            if i < count {
+                s.store_partial(dst.add(i), count - i, s.load_partial(src.add(i), count - i));
+            }
+        }
+        return;
+    }
     if stride == 2 {
         while i + S::LANES <= count && from + 2 * (i + S::LANES) <= image.len() {
             // SAFETY: the source holds 2 * LANES elements by the condition, the destination LANES.

@@ -17,8 +17,14 @@ pub struct ConvShape {
 
 impl ConvShape {
     /// Checks that the channels divide into the groups.
-    pub fn new(batch: usize, groups: usize, in_channels: usize, out_channels: usize, window: Window) -> Result<Self> {
-        if groups == 0 || in_channels % groups != 0 || out_channels % groups != 0 {
+    pub fn new(
+        batch: usize,
+        groups: usize,
+        in_channels: usize,
+        out_channels: usize,
+        window: Window,
+    ) -> Result<Self> {
+        if groups == 0 || !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
             return Err(KernelError::shape(format!(
                 "{in_channels} input and {out_channels} output channels do not divide into {groups} groups"
             )));

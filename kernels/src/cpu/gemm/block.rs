@@ -72,7 +72,16 @@ unsafe fn multiply<S: Simd, E: Float, C: Float>(s: S, block: &Block<'_, E, C>) {
             unsafe {
                 let a = block.a.add((row - row0) * block.a_depth + block.a_first * height);
                 if width > S::LANES {
-                    accumulate_tile::<S, E, TILE_VECTORS>(s, height, block.kc, a, height, b, block.b_step, out);
+                    accumulate_tile::<S, E, TILE_VECTORS>(
+                        s,
+                        height,
+                        block.kc,
+                        a,
+                        height,
+                        b,
+                        block.b_step,
+                        out,
+                    );
                 } else {
                     accumulate_tile::<S, E, 1>(s, height, block.kc, a, height, b, block.b_step, out);
                 }
@@ -140,13 +149,11 @@ unsafe fn finish<S: Simd, E: Float, C: Float>(
     let epilogue = &block.epilogue;
     let last = block.last;
     let bias = if last { epilogue.bias.as_ref().map(|a| TileAddend::new(a, row, column)) } else { None };
-    let residual = if last { epilogue.residual.as_ref().map(|a| TileAddend::new(a, row, column)) } else { None };
-    let bounds = match epilogue.activation {
-        Unary::Relu if last => Some((0.0, f32::INFINITY)),
-        Unary::Clip { min, max } if last => Some((min, max)),
-        _ => None,
-    };
-    let separate = last && bounds.is_none() && epilogue.activation != Unary::Identity;
+    let residual =
+        if last { epilogue.residual.as_ref().map(|a| TileAddend::new(a, row, column)) } else { None };
+    let clamps = epilogue.activation.bounds();
+    let separate = last && clamps.is_none();
+    let bounds = clamps.filter(|_| last && epilogue.activation != Unary::Identity);
     let alpha = s.splat(epilogue.alpha);
     for i in 0..height {
         let mut j = 0;

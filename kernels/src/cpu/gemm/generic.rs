@@ -108,7 +108,11 @@ impl<T: Number> Kernel for Panel<'_, '_, T> {
         let mut i = 0;
         while i < self.a.rows {
             let rows = ROWS.min(self.a.rows - i);
-            if S::FUSED { self.tile::<true>(i, rows) } else { self.tile::<false>(i, rows) }
+            if S::FUSED {
+                self.tile::<true>(i, rows)
+            } else {
+                self.tile::<false>(i, rows)
+            }
             i += rows;
         }
     }

@@ -104,8 +104,9 @@ unsafe fn accumulate_row<S: Simd, E: Float, const NV: usize>(
             }
             k += 1;
         }
+        let [first, second, third, fourth] = acc;
         for j in 0..NV {
-            let sum = s.add(s.add(acc[0][j], acc[1][j]), s.add(acc[2][j], acc[3][j]));
+            let sum = s.add(s.add(first[j], second[j]), s.add(third[j], fourth[j]));
             s.store(out.add(j * S::LANES), sum);
         }
     }

@@ -8,13 +8,14 @@ mod epilogue;
 mod generic;
 pub(crate) mod micro;
 mod pack;
+mod strip;
 
+pub(crate) use block::Block;
 pub use epilogue::{Addend, Epilogue};
 pub use generic::{Number, gemm_number};
-pub use pack::{PackedA, PackedB};
-pub(crate) use block::Block;
-pub(crate) use pack::{pack_rows, tile_shape};
 use pack::pack_panels;
+pub use pack::{PackedA, PackedB};
+pub(crate) use pack::{pack_rows, tile_shape};
 
 use std::any::TypeId;
 
@@ -142,7 +143,9 @@ fn check<A: Float, B: Float>(
 ) -> Result<()> {
     let ((m, ka), (kb, n)) = (a.extents(), b.extents());
     if ka != kb {
-        return Err(KernelError::shape(format!("A is {m} x {ka} but B is {kb} x {n}: the inner extents differ")));
+        return Err(KernelError::shape(format!(
+            "A is {m} x {ka} but B is {kb} x {n}: the inner extents differ"
+        )));
     }
     match a {
         Lhs::Plain(a) => a.check_at("A", a_offset)?,
@@ -179,7 +182,8 @@ fn check_disjoint(batches: &[BatchOffsets], m: usize, n: usize, ldc: usize) -> R
         return Ok(());
     }
     // Interleaved: two blocks meet only where their column ranges modulo the row stride do.
-    let mut cells: Vec<(usize, usize)> = starts.iter().map(|&start| (start % ldc.max(1), start / ldc.max(1))).collect();
+    let mut cells: Vec<(usize, usize)> =
+        starts.iter().map(|&start| (start % ldc.max(1), start / ldc.max(1))).collect();
     cells.sort_unstable();
     let separate = cells.windows(2).all(|pair| {
         let ((c0, r0), (c1, r1)) = (pair[0], pair[1]);
@@ -257,7 +261,7 @@ struct Panels<E: Float> {
 unsafe impl<E: Float> Sync for Panels<E> {}
 
 impl<E: Float> Panels<E> {
-    fn from_panel(&self, first: usize) -> Self {
+    fn starting_at(&self, first: usize) -> Self {
         Self { pointer: self.pointer.wrapping_add(first * self.panel_step), ..*self }
     }
 }
@@ -289,27 +293,34 @@ fn product<A: Float, B: Float, C: Float>(
     }
 }
 
-/// Floats of packed B made at a time when B is not packed beforehand.
+/// Floats of packed B made at a time when B is not packed beforehand: all of the last cache level's share where rows
+/// of A are many, of the second level where they are few.
 const PACK_CHUNK: usize = 4 << 20;
+const SMALL_CHUNK: usize = 96 << 10;
+/// Rows of A up to which chunks are small.
+const FEW_ROWS: usize = 64;
 
-/// Multiplies with a B that was not packed: read in place for few rows, else packed chunk by chunk.
+/// Multiplies with a B that was not packed: read in place for very few rows, else packed chunk by chunk.
 fn plain_b<A: Float, B: Float, C: Float>(job: &Job<'_, A, C>, b: &Matrix<'_, B>, b_offset: usize, n: usize) {
-    let (k, nr) = (job.k, job.params.nr);
-    let mut first = 0;
-    if b.col_stride == 1 && job.m <= job.params.mr && n >= nr {
-        let whole = n - n % nr;
-        let pointer = b.data[b_offset.min(b.data.len())..].as_ptr();
-        job.run(Panels { pointer, step: b.row_stride, panel_step: nr }, 0..whole);
-        first = whole;
+    if let Lhs::Plain(a) = job.a
+        && strip::covers(job, b)
+    {
+        return strip::multiply(job, a, b, b_offset);
     }
+    let (k, nr) = (job.k, job.params.nr);
     let panel_len = k * nr;
-    let chunk_panels = (PACK_CHUNK / panel_len.max(1)).max(job.ctx.parallel.threads()).max(1);
+    let chunk = if job.m <= FEW_ROWS { SMALL_CHUNK * job.ctx.parallel.threads() } else { PACK_CHUNK };
+    let chunk_panels = (chunk / panel_len.max(1)).max(job.ctx.parallel.threads()).max(1);
+    let mut first = 0;
     while first < n {
         let columns = (chunk_panels * nr).min(n - first);
         let panels = columns.div_ceil(nr);
         with_scratch::<B, _>(panels * panel_len, |packed| {
             pack_panels(job.ctx, b, b_offset + first * b.col_stride, k, columns, nr, packed);
-            job.run(Panels { pointer: packed.as_ptr(), step: nr, panel_step: panel_len }, first..first + columns);
+            job.run(
+                Panels { pointer: packed.as_ptr(), step: nr, panel_step: panel_len },
+                first..first + columns,
+            );
         });
         first += columns;
     }
@@ -330,6 +341,11 @@ struct Job<'a, A: Float, C> {
 }
 
 impl<A: Float, C: Float> Job<'_, A, C> {
+    /// How the rows of A are cut.
+    fn split(&self) -> RowSplit {
+        RowSplit::new(self.m, self.params.mr)
+    }
+
     /// Multiplies with panels of B that cover `columns` of C.
     fn run<E: Float>(&self, b: Panels<E>, columns: std::ops::Range<usize>) {
         let width = columns.len();
@@ -345,7 +361,7 @@ impl<A: Float, C: Float> Job<'_, A, C> {
             let end = width.min(start + plan.column_panels * self.params.nr);
             let first = row_block * plan.block_panels;
             let panels = first..plan.split.panels().min(first + plan.block_panels);
-            self.task(&plan, b.from_panel(panel0), panels, columns.start + start..columns.start + end);
+            self.task(&plan, b.starting_at(panel0), panels, columns.start + start..columns.start + end);
         };
         if tasks == 1 {
             body(0);

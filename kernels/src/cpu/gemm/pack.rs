@@ -253,7 +253,13 @@ impl PackedA {
 
 /// Copies a panel of `height` rows and `k` columns starting at element `offset` into `[k][height]`.
 #[inline(always)]
-pub(crate) fn pack_rows<T: Float>(a: &Matrix<'_, T>, offset: usize, height: usize, k: usize, dst: &mut [f32]) {
+pub(crate) fn pack_rows<T: Float>(
+    a: &Matrix<'_, T>,
+    offset: usize,
+    height: usize,
+    k: usize,
+    dst: &mut [f32],
+) {
     if k == 0 || height == 0 {
         return;
     }

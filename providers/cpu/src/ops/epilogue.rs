@@ -12,21 +12,38 @@ use crate::node::Node;
 pub enum Activation {
     None,
     Relu,
-    Clip { min: f32, max: f32 },
+    Clip {
+        min: f32,
+        max: f32,
+    },
     Sigmoid,
     Tanh,
-    LeakyRelu { alpha: f32 },
-    HardSigmoid { alpha: f32, beta: f32 },
+    LeakyRelu {
+        alpha: f32,
+    },
+    HardSigmoid {
+        alpha: f32,
+        beta: f32,
+    },
     HardSwish,
     Silu,
     /// With the error function.
     Gelu,
+    /// With the hyperbolic tangent.
+    GeluTanh,
     Softplus,
     Softsign,
-    Elu { alpha: f32 },
-    ThresholdedRelu { alpha: f32 },
+    Elu {
+        alpha: f32,
+    },
+    ThresholdedRelu {
+        alpha: f32,
+    },
     /// `alpha * x + beta`.
-    Affine { alpha: f32, beta: f32 },
+    Affine {
+        alpha: f32,
+        beta: f32,
+    },
 }
 
 impl Activation {
@@ -68,6 +85,7 @@ impl Activation {
             Activation::HardSwish => Unary::HardSwish,
             Activation::Silu => Unary::Silu,
             Activation::Gelu => Unary::Gelu,
+            Activation::GeluTanh => Unary::GeluTanh,
             Activation::Softplus => Unary::Softplus,
             Activation::Softsign => Unary::Softsign,
             Activation::Elu { alpha } => Unary::Elu { alpha },
@@ -89,13 +107,18 @@ impl Activation {
             Activation::Sigmoid => map(values, T::sigmoid),
             Activation::Tanh => map(values, T::tanh),
             Activation::LeakyRelu { alpha } => map(values, |x| if x < T::ZERO { x * real(alpha) } else { x }),
-            Activation::HardSigmoid { alpha, beta } => map(values, |x| hard_sigmoid(x, real(alpha), real(beta))),
+            Activation::HardSigmoid { alpha, beta } => {
+                map(values, |x| hard_sigmoid(x, real(alpha), real(beta)))
+            }
             Activation::HardSwish => map(values, |x| x * hard_sigmoid(x, T::ONE / real(6.0), real(0.5))),
             Activation::Silu => map(values, |x| x * x.sigmoid()),
             Activation::Gelu => map(values, |x| gelu(x)),
+            Activation::GeluTanh => map(values, gelu_tanh),
             Activation::Softplus => map(values, softplus),
             Activation::Softsign => map(values, |x| x / (T::ONE + x.abs())),
-            Activation::ThresholdedRelu { alpha } => map(values, |x| if x > real(alpha) { x } else { T::ZERO }),
+            Activation::ThresholdedRelu { alpha } => {
+                map(values, |x| if x > real(alpha) { x } else { T::ZERO })
+            }
             Activation::Affine { alpha, beta } => map(values, |x| real(alpha) * x + real(beta)),
             Activation::Elu { alpha } => {
                 map(values, |x| if x < T::ZERO { real(alpha) * (x.exp() - T::ONE) } else { x })
@@ -142,6 +165,13 @@ pub fn softplus<T: Real>(x: T) -> T {
 pub fn gelu<T: Real>(x: T) -> T {
     let half = 0.5 * (1.0 + erf(x.to_f64() * std::f64::consts::FRAC_1_SQRT_2));
     x * T::from_f64(half)
+}
+
+/// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x³)))`.
+pub fn gelu_tanh<T: Real>(x: T) -> T {
+    let inner = x.to_f64();
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (inner + 0.044_715 * inner * inner * inner);
+    x * T::from_f64(0.5 * (1.0 + inner.tanh()))
 }
 
 /// The error function, to double precision: its power series near zero, the continued fraction of its complement

@@ -116,7 +116,9 @@ pub fn multiply_plain<T: Number>(
             if b.column_stride == 1 {
                 c.iter_mut().zip(&row[..n]).for_each(|(c, &y)| *c = c.add_product(x, y));
             } else {
-                c.iter_mut().zip(row.iter().step_by(b.column_stride)).for_each(|(c, &y)| *c = c.add_product(x, y));
+                c.iter_mut()
+                    .zip(row.iter().step_by(b.column_stride))
+                    .for_each(|(c, &y)| *c = c.add_product(x, y));
             }
         }
     };
@@ -153,13 +155,10 @@ impl<T: Real> Default for After<'_, T> {
 }
 
 impl<T: Real> After<'_, T> {
-    /// Only adds to what was there.
-    pub fn accumulate() -> Self {
-        After { accumulate: true, ..After::default() }
-    }
-
     fn is_plain(&self) -> bool {
-        self.alpha == T::ONE && self.addends.iter().all(Option::is_none) && self.activation == Activation::None
+        self.alpha == T::ONE
+            && self.addends.iter().all(Option::is_none)
+            && self.activation == Activation::None
     }
 }
 

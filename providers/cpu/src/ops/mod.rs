@@ -1,6 +1,7 @@
 //! The operators, one file a family. To add an operator: write its kernel in its family's file and add one row to that
 //! file's `OPERATORS` table; a new family is one more file and one more line in [`FAMILIES`].
 
+mod attention;
 mod cast;
 mod conv;
 mod elementwise;
@@ -11,10 +12,12 @@ mod index;
 mod layout;
 mod linear;
 mod matmul;
+mod moe;
 mod norm;
 mod pool;
 mod quantize;
 mod quantized;
+mod ml;
 mod random;
 mod real;
 mod recurrent;
@@ -88,6 +91,11 @@ const FAMILIES: &[&[Operator]] = &[
     text::OPERATORS,
     text::tfidf::OPERATORS,
     training::OPERATORS,
+    ml::transform::OPERATORS,
+    ml::encode::OPERATORS,
+    ml::linear::OPERATORS,
+    ml::svm::OPERATORS,
+    ml::ensemble::OPERATORS,
     reduce::OPERATORS,
     reduce::softmax::OPERATORS,
     reduce::arg::OPERATORS,
@@ -99,6 +107,8 @@ const FAMILIES: &[&[Operator]] = &[
     pool::OPERATORS,
     norm::OPERATORS,
     recurrent::OPERATORS,
+    attention::OPERATORS,
+    moe::OPERATORS,
     layout::view::OPERATORS,
     layout::transpose::OPERATORS,
     layout::join::OPERATORS,
@@ -127,6 +137,8 @@ const FAMILIES: &[&[Operator]] = &[
     linear::matrix::OPERATORS,
     linear::einsum::OPERATORS,
     image::unpool::OPERATORS,
+    image::decoder::OPERATORS,
+    index::gather_quantized::OPERATORS,
 ];
 
 /// The row for a node's operator and version.

@@ -24,7 +24,9 @@ pub const OPERATORS: &[Operator] = &[
 /// Splits a shape into planes and spatial sizes.
 fn planes(dims: &[usize]) -> Result<(usize, &[usize])> {
     if dims.len() < 3 {
-        return Err(OpError::invalid(format!("pooling takes batch, channels and spatial axes, got shape {dims:?}")));
+        return Err(OpError::invalid(format!(
+            "pooling takes batch, channels and spatial axes, got shape {dims:?}"
+        )));
     }
     Ok((dims[0] * dims[1], &dims[2..]))
 }
@@ -192,9 +194,15 @@ fn norm_order(node: &Node) -> Result<f64> {
         None => 2.0,
         Some(Attribute::Int(p)) => *p as f64,
         Some(Attribute::Float(p)) => f64::from(*p),
-        Some(other) => return Err(OpError::invalid(format!("attribute 'p' must be a number, got {other:?}"))),
+        Some(other) => {
+            return Err(OpError::invalid(format!("attribute 'p' must be a number, got {other:?}")));
+        }
     };
-    if p > 0.0 { Ok(p) } else { Err(OpError::invalid(format!("attribute 'p' is {p}, expected a positive number"))) }
+    if p > 0.0 {
+        Ok(p)
+    } else {
+        Err(OpError::invalid(format!("attribute 'p' is {p}, expected a positive number")))
+    }
 }
 
 impl Kernel for MeanPool {
@@ -322,8 +330,7 @@ impl GlobalPool {
         let x = real::load_input::<T>(cx, 0)?;
         let (_, spatial) = planes(x.dims())?;
         let len: usize = spatial.iter().product();
-        let dims: Dims =
-            x.dims()[..2].iter().copied().chain(std::iter::repeat_n(1, spatial.len())).collect();
+        let dims: Dims = x.dims()[..2].iter().copied().chain(std::iter::repeat_n(1, spatial.len())).collect();
         let mut y = Output::new::<T>(cx, 0, dtype, &dims)?;
         let x = x.as_slice::<T>()?;
         for_rows(cx.parallel(), y.slice::<T>()?, 1, len, &|index, y| {
@@ -379,7 +386,9 @@ impl NhwcMaxPool {
         let x = cx.input(0)?.clone();
         let dims = x.dims();
         if dims.len() < 3 {
-            return Err(OpError::invalid(format!("pooling takes batch, spatial axes and channels, got shape {dims:?}")));
+            return Err(OpError::invalid(format!(
+                "pooling takes batch, spatial axes and channels, got shape {dims:?}"
+            )));
         }
         let channels = dims[dims.len() - 1];
         let geometry = self.window.fit(&dims[1..dims.len() - 1], &self.window.kernel)?;
@@ -399,7 +408,8 @@ impl NhwcMaxPool {
                 for k in 0..geometry.kernel[last] {
                     let (columns, first) = geometry.columns(k);
                     for (i, column) in columns.enumerate() {
-                        let pixel = &image[(start + first + i * geometry.strides[last]) * channels..][..channels];
+                        let pixel =
+                            &image[(start + first + i * geometry.strides[last]) * channels..][..channels];
                         let out = &mut out[column * channels..][..channels];
                         out.iter_mut().zip(pixel).for_each(|(out, &x)| *out = (*out).max(x));
                     }

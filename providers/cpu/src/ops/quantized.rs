@@ -1,10 +1,9 @@
-//! Integer matrix products with zero points: u8 by i8 sums in i32, other signs shifted onto that form and corrected by
-//! row and column sums.
+//! Integer matrix products with zero points, and the quantisation of values to 8 bits.
 
 use smallvec::SmallVec;
-use tenon_kernels::cpu::Context as Cpu;
+use tenon_kernels::cpu::igemm::{self as kernel, ByteMatrix};
+use tenon_kernels::cpu::{Context as Cpu, Matrix as View};
 
-use super::rows::for_rows;
 use crate::error::{OpError, Result};
 use crate::tensor::{DType, Tensor};
 
@@ -19,7 +18,11 @@ impl ZeroPoints {
             return Ok(ZeroPoints(SmallVec::from_slice(&[0])));
         };
         let values = to_i32s(tensor)?;
-        if values.is_empty() { Err(OpError::invalid("a zero point tensor is empty")) } else { Ok(ZeroPoints(values)) }
+        if values.is_empty() {
+            Err(OpError::invalid("a zero point tensor is empty"))
+        } else {
+            Ok(ZeroPoints(values))
+        }
     }
 
     /// The zero points of `count` rows of matrix `batch`.
@@ -66,42 +69,51 @@ pub fn is_signed(dtype: DType) -> Result<bool> {
     Ok(dtype == DType::I8)
 }
 
-/// A right-hand matrix of `k × n` signed bytes with its column sums.
-pub struct PackedBytes {
-    k: usize,
-    n: usize,
-    data: Vec<i8>,
-    column_sums: Vec<i32>,
-    /// What was subtracted from every element to make it a signed byte.
-    shift: i32,
-}
+/// A right-hand matrix of `k × n` bytes in the layout of the integer kernel.
+pub struct PackedBytes(kernel::PackedBytes);
 
 impl PackedBytes {
     /// Packs `k × n` bytes (stored `n × k` when `transposed`).
-    pub fn new(bytes: &[u8], signed: bool, k: usize, n: usize, transposed: bool) -> PackedBytes {
-        let flip = if signed { 0 } else { 0x80 };
-        let mut data = Vec::with_capacity(k * n);
-        if transposed {
-            for p in 0..k {
-                data.extend((0..n).map(|j| (bytes[j * k + p] ^ flip) as i8));
-            }
-        } else {
-            data.extend(bytes[..k * n].iter().map(|&byte| (byte ^ flip) as i8));
-        }
-        let mut column_sums = vec![0i32; n];
-        for row in data.chunks_exact(n.max(1)) {
-            column_sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += i32::from(value));
-        }
-        PackedBytes { k, n, data, column_sums, shift: if signed { 0 } else { 128 } }
+    pub fn new(
+        cpu: &Cpu<'_>,
+        bytes: &[u8],
+        signed: bool,
+        k: usize,
+        n: usize,
+        transposed: bool,
+    ) -> Result<PackedBytes> {
+        let (rows, columns) = if transposed { (n, k) } else { (k, n) };
+        Ok(PackedBytes(kernel::PackedBytes::pack(*cpu, matrix(bytes, signed, rows, columns, transposed)?)?))
     }
 
     pub fn columns(&self) -> usize {
-        self.n
+        self.0.n()
     }
 
     pub fn rows(&self) -> usize {
-        self.k
+        self.0.k()
     }
+}
+
+/// The first `rows × columns` bytes as a matrix, its rows and columns exchanged when `transposed`.
+fn matrix(
+    bytes: &[u8],
+    signed: bool,
+    rows: usize,
+    columns: usize,
+    transposed: bool,
+) -> Result<ByteMatrix<'_>> {
+    let Some(bytes) = bytes.get(..rows * columns) else {
+        return Err(OpError::invalid(format!("{} bytes are no matrix of {rows} × {columns}", bytes.len())));
+    };
+    if !signed {
+        let view = View::row_major(bytes, rows, columns);
+        return Ok(ByteMatrix::Unsigned(if transposed { view.transposed() } else { view }));
+    }
+    // SAFETY: i8 has the size and alignment of u8, and every byte is a value of it.
+    let bytes = unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<i8>(), bytes.len()) };
+    let view = View::row_major(bytes, rows, columns);
+    Ok(ByteMatrix::Signed(if transposed { view.transposed() } else { view }))
 }
 
 /// A left-hand matrix of `m × k` bytes, row-major.
@@ -112,7 +124,7 @@ pub struct Bytes<'a> {
     pub m: usize,
 }
 
-/// `c = (a - a_zero) · (b - b_zero)` for matrix `batch` of the batch, `c` row-major `m × n`.
+/// `c = (a - a_zero) · (b - b_zero)` for matrix `batch` (of `a`, of `b`) of the batch, `c` row-major `m × n`.
 pub fn multiply(
     cpu: &Cpu<'_>,
     a: Bytes<'_>,
@@ -122,34 +134,9 @@ pub fn multiply(
     batch: (usize, usize),
     c: &mut [i32],
 ) -> Result<()> {
-    let (k, n) = (b.k, b.n);
-    let a_zero = a_zero.of(batch.0, a.m)?;
-    let b_zero = b_zero.of(batch.1, n)?;
-    let (flip, a_shift) = if a.signed { (0x80, 128) } else { (0, 0) };
-    let plain_columns = b_zero.iter().all(|&zero| zero == b.shift);
-    for_rows(cpu.parallel, &mut c[..a.m * n], n, n * k, &|i, row| {
-        row.fill(0);
-        let mut a_sum = 0i32;
-        for (p, &byte) in a.data[i * k..][..k].iter().enumerate() {
-            let x = i32::from(byte ^ flip);
-            a_sum += x;
-            if x != 0 {
-                row.iter_mut().zip(&b.data[p * n..]).for_each(|(c, &y)| *c = c.wrapping_add(x * i32::from(y)));
-            }
-        }
-        let zero = a_zero[if a_zero.len() == 1 { 0 } else { i }] + a_shift;
-        if zero != 0 {
-            row.iter_mut().zip(&b.column_sums).for_each(|(c, &sum)| *c = c.wrapping_sub(zero.wrapping_mul(sum)));
-        }
-        if !plain_columns {
-            let excess = a_sum.wrapping_sub(zero.wrapping_mul(k as i32));
-            for (j, c) in row.iter_mut().enumerate() {
-                let zero = b_zero[if b_zero.len() == 1 { 0 } else { j }] - b.shift;
-                *c = c.wrapping_sub(zero.wrapping_mul(excess));
-            }
-        }
-    });
-    Ok(())
+    let (k, n) = (b.rows(), b.columns());
+    let zeros = kernel::ZeroPoints { a: a_zero.of(batch.0, a.m)?, b: b_zero.of(batch.1, n)? };
+    Ok(kernel::gemm_bytes(*cpu, matrix(a.data, a.signed, a.m, k, false)?, &b.0, zeros, c, n)?)
 }
 
 /// Rounds `value` (already divided by the scale) to the nearest even integer and saturates it to 8 bits.

@@ -29,8 +29,6 @@ pub trait Real:
     const ZERO: Self;
     const ONE: Self;
     const INFINITY: Self;
-    /// Largest finite value.
-    const MAX: Self;
 
     fn from_f32(value: f32) -> Self;
     fn from_f64(value: f64) -> Self;
@@ -71,7 +69,6 @@ macro_rules! real {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const INFINITY: Self = $t::INFINITY;
-            const MAX: Self = $t::MAX;
 
             fn from_f32(value: f32) -> Self {
                 value as $t
@@ -203,11 +200,6 @@ impl Output {
         Ok(Output { index, dtype, tensor })
     }
 
-    /// Continues with a tensor that already holds output `index`, for example one taken over from an input.
-    pub fn resume(index: usize, dtype: DType, tensor: Tensor) -> Output {
-        Output { index, dtype, tensor }
-    }
-
     /// The elements to write.
     pub fn slice<T: Real>(&mut self) -> Result<&mut [T]> {
         self.tensor.as_mut_slice::<T>()
@@ -236,7 +228,9 @@ pub fn round_into(from: &Tensor, to: &mut Tensor) -> Result<()> {
         (DType::F32, DType::F32) => to.as_mut_slice::<f32>()?.copy_from_slice(from.as_slice()?),
         (DType::F64, DType::F32) => each(from.as_slice::<f64>()?, to.as_mut_slice::<f32>()?, |v| v as f32),
         (DType::F64, DType::F16) => each(from.as_slice::<f64>()?, to.as_mut_slice::<f16>()?, f16::from_f64),
-        (DType::F64, DType::BF16) => each(from.as_slice::<f64>()?, to.as_mut_slice::<bf16>()?, bf16::from_f64),
+        (DType::F64, DType::BF16) => {
+            each(from.as_slice::<f64>()?, to.as_mut_slice::<bf16>()?, bf16::from_f64)
+        }
         (DType::F64, DType::F64) => to.as_mut_slice::<f64>()?.copy_from_slice(from.as_slice()?),
         (from, to) => return Err(OpError::unsupported(format!("no rounding from {from} to {to}"))),
     }

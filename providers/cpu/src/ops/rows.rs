@@ -63,7 +63,7 @@ unsafe impl<T: Send> Sync for Rows<'_, T> {}
 impl<'a, T> Rows<'a, T> {
     /// Rows of `row` elements; a rest shorter than a row is left out. An empty slice has any number of empty rows.
     pub fn new(data: &'a mut [T], row: usize) -> Rows<'a, T> {
-        let count = if row == 0 { usize::MAX } else { data.len() / row };
+        let count = data.len().checked_div(row).unwrap_or(usize::MAX);
         Rows { data: data.as_mut_ptr(), len: data.len(), row, count, borrow: PhantomData }
     }
 

@@ -69,7 +69,14 @@ impl Step {
         }
     }
 
-    fn step<T: Real>(&self, cx: &mut Context<'_>, rate: f64, count: f64, item: usize, items: usize) -> Result<()> {
+    fn step<T: Real>(
+        &self,
+        cx: &mut Context<'_>,
+        rate: f64,
+        count: f64,
+        item: usize,
+        items: usize,
+    ) -> Result<()> {
         let states = self.states();
         let dtype = cx.input(2 + item)?.dtype();
         let input = |group: usize| real::load_input::<T>(cx, 2 + group * items + item);
@@ -77,7 +84,11 @@ impl Step {
         let second = if states == 2 { Some(input(3)?) } else { None };
         for tensor in [Some(&gradient), Some(&first), second.as_ref()].into_iter().flatten() {
             if tensor.dims() != x.dims() {
-                return Err(OpError::invalid(format!("expected shape {:?}, got {:?}", x.dims(), tensor.dims())));
+                return Err(OpError::invalid(format!(
+                    "expected shape {:?}, got {:?}",
+                    x.dims(),
+                    tensor.dims()
+                )));
             }
         }
         let output = |group: usize| real::Output::new::<T>(cx, group * items + item, dtype, x.dims());
@@ -141,7 +152,9 @@ fn build_momentum(node: &Node) -> Result<Box<dyn Kernel>> {
     match node.string("mode", "")? {
         "standard" => build(node, Rule::Momentum),
         "nesterov" => build(node, Rule::Nesterov),
-        other => Err(OpError::invalid(format!("attribute 'mode' must be standard or nesterov, got '{other}'"))),
+        other => {
+            Err(OpError::invalid(format!("attribute 'mode' must be standard or nesterov, got '{other}'")))
+        }
     }
 }
 

@@ -52,7 +52,9 @@ impl Window {
         let positive = |name: &str| -> Result<Dims> {
             let values = node.ints(name)?.unwrap_or(&[]);
             if let Some(value) = values.iter().find(|&&value| value < 1) {
-                return Err(OpError::invalid(format!("attribute '{name}' holds {value}, expected at least 1")));
+                return Err(OpError::invalid(format!(
+                    "attribute '{name}' holds {value}, expected at least 1"
+                )));
             }
             Ok(values.iter().map(|&value| value as usize).collect())
         };
@@ -78,16 +80,24 @@ impl Window {
             match values.len() {
                 0 => Ok(Dims::from_elem(1, rank)),
                 len if len == rank => Ok(values.clone()),
-                len => Err(OpError::invalid(format!("attribute '{name}' has {len} values for {rank} spatial axes"))),
+                len => Err(OpError::invalid(format!(
+                    "attribute '{name}' has {len} values for {rank} spatial axes"
+                ))),
             }
         };
         if kernel.len() != rank {
-            return Err(OpError::invalid(format!("a window of shape {kernel:?} does not fit {rank} spatial axes")));
+            return Err(OpError::invalid(format!(
+                "a window of shape {kernel:?} does not fit {rank} spatial axes"
+            )));
         }
         let strides = or_ones(&self.strides, "strides")?;
         let dilations = or_ones(&self.dilations, "dilations")?;
         if !self.pads.is_empty() && self.pads.len() != 2 * rank {
-            return Err(OpError::invalid(format!("attribute 'pads' has {} values, expected {}", self.pads.len(), 2 * rank)));
+            return Err(OpError::invalid(format!(
+                "attribute 'pads' has {} values, expected {}",
+                self.pads.len(),
+                2 * rank
+            )));
         }
         let mut geometry = Geometry {
             input: input.into(),
@@ -158,7 +168,8 @@ pub struct Geometry {
 impl Geometry {
     /// The same geometry as the kernels describe it; `None` when a negative padding crops the input.
     pub fn kernel_window(&self) -> Option<pool::Window> {
-        let padding = |values: &[i64]| values.iter().map(|&pad| usize::try_from(pad).ok()).collect::<Option<Vec<_>>>();
+        let padding =
+            |values: &[i64]| values.iter().map(|&pad| usize::try_from(pad).ok()).collect::<Option<Vec<_>>>();
         Some(pool::Window {
             input: self.input.to_vec(),
             kernel: self.kernel.to_vec(),

@@ -8,7 +8,10 @@ use super::{Builder, MAX_FRAMES, OVERRIDABLE_SINCE_IR, canonical_domain};
 use crate::error::{Error, Result, ResultExt};
 use crate::graph::{Attribute, Attributes, Body, Graph, Node, Opsets, TypeInfo, ValueId};
 use crate::model::proto::{AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto};
-use crate::model::{attribute_from_proto, attribute_kind as kind, attribute_kind_of as kind_of, densify, tensor_from_proto, type_from_proto};
+use crate::model::{
+    attribute_from_proto, attribute_kind as kind, attribute_kind_of as kind_of, densify, tensor_from_proto,
+    type_from_proto,
+};
 use crate::tensor::Tensor;
 
 impl<'a> Builder<'a> {
@@ -44,7 +47,9 @@ impl<'a> Builder<'a> {
 
     pub(super) fn open_frame(&mut self, frame: Frame<'a>) -> Result<usize> {
         if self.frames.len() >= MAX_FRAMES {
-            return Err(Error::limit(format!("bodies and function calls are nested deeper than {MAX_FRAMES}")));
+            return Err(Error::limit(format!(
+                "bodies and function calls are nested deeper than {MAX_FRAMES}"
+            )));
         }
         self.frames.push(frame);
         Ok(self.frames.len() - 1)
@@ -108,7 +113,9 @@ impl<'a> Builder<'a> {
             return Ok(());
         };
         if !graph.value(input).is_input() || graph.value(input).default().is_some() {
-            return Err(Error::invalid_model(format!("two initializers are named '{name}'; names must be unique")));
+            return Err(Error::invalid_model(format!(
+                "two initializers are named '{name}'; names must be unique"
+            )));
         }
         graph.set_default(input, Some(tensor));
         Ok(())
@@ -132,7 +139,12 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn declare_output(&mut self, frame: usize, name: &'a str, types: &HashMap<&str, &TypeProto>) -> Result<()> {
+    fn declare_output(
+        &mut self,
+        frame: usize,
+        name: &'a str,
+        types: &HashMap<&str, &TypeProto>,
+    ) -> Result<()> {
         let scope = &mut self.frames[frame];
         if let Some(known) = scope.names.get(name) {
             // An output of the enclosing call has a value already, which one node of the function may compute.
@@ -143,7 +155,8 @@ impl<'a> Builder<'a> {
                 "two sources define value '{name}'; every node output, graph input and initializer needs its own name"
             )));
         }
-        let shown = if scope.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", scope.prefix) };
+        let shown =
+            if scope.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", scope.prefix) };
         // A type that cannot be read is only a hint lost; the declared types of graph inputs and outputs are checked.
         let ty = types.get(name).and_then(|t| type_from_proto(t).ok()).flatten();
         let id = self.graph_of(frame).add_value(&shown, ty);
@@ -161,7 +174,8 @@ impl<'a> Builder<'a> {
 
     fn constant_of(&mut self, frame: usize, proto: &'a NodeProto) -> Result<Tensor> {
         let attributes = self.attributes_of(frame, &proto.attribute)?;
-        let mut values = attributes.iter().filter(|(name, _)| name.starts_with("value") || *name == "sparse_value");
+        let mut values =
+            attributes.iter().filter(|(name, _)| name.starts_with("value") || *name == "sparse_value");
         let (Some((name, value)), None) = (values.next(), values.next()) else {
             return Err(Error::invalid_model("a Constant node needs exactly one value attribute"));
         };
@@ -173,7 +187,10 @@ impl<'a> Builder<'a> {
             Attribute::Floats(v) => Tensor::from_slice(&[v.len()], v),
             Attribute::Ints(v) => Tensor::from_slice(&[v.len()], v),
             Attribute::Strings(v) => Tensor::from_strings(&[v.len()], v),
-            other => Err(Error::invalid_model(format!("attribute '{name}' of a Constant cannot be {}", other.kind()))),
+            other => Err(Error::invalid_model(format!(
+                "attribute '{name}' of a Constant cannot be {}",
+                other.kind()
+            ))),
         }
     }
 
@@ -211,7 +228,8 @@ impl<'a> Builder<'a> {
         }
         let version = self.version_of(frame, domain)?;
         let mut node = Node::new(self.intern(domain), self.intern(&proto.op_type), version);
-        node.name = if proto.name.is_empty() { String::new() } else { self.prefixed(frame, &proto.name, proto) };
+        node.name =
+            if proto.name.is_empty() { String::new() } else { self.prefixed(frame, &proto.name, proto) };
         node.attributes = attributes;
         for attribute in proto.attribute.iter().filter(|a| holds_graph(a)) {
             node = node.with_body(self.body_of(frame, attribute)?);

@@ -28,7 +28,10 @@ impl<'a> Builder<'a> {
         let key = (canonical_domain(&function.domain), function.name.as_str(), function.overload.as_str());
         if self.active.contains(&key) {
             let chain: Vec<&str> = self.active.iter().map(|k| k.1).chain([key.1]).collect();
-            return Err(Error::invalid_model(format!("functions call each other in a circle: {}", chain.join(" -> "))));
+            return Err(Error::invalid_model(format!(
+                "functions call each other in a circle: {}",
+                chain.join(" -> ")
+            )));
         }
         check_counts(function, inputs.len(), outputs.len())?;
         let inner = self.open_call(frame, function, prefix, inputs, outputs, attributes)?;
@@ -53,7 +56,10 @@ impl<'a> Builder<'a> {
         let mut names = HashMap::with_capacity(function.node.len() + inputs.len());
         for (i, name) in function.input.iter().enumerate() {
             if names.insert(name.as_str(), inputs.get(i).copied().flatten()).is_some() {
-                return Err(Error::invalid_model(format!("function '{}' has two inputs '{name}'", function.name)));
+                return Err(Error::invalid_model(format!(
+                    "function '{}' has two inputs '{name}'",
+                    function.name
+                )));
             }
         }
         let mut awaited = HashSet::new();
@@ -81,7 +87,11 @@ impl<'a> Builder<'a> {
     }
 
     /// The attributes of a call: what it gives, else the function's defaults.
-    fn arguments_of(&self, function: &'a FunctionProto, given: Attributes) -> Result<HashMap<&'a str, Attribute>> {
+    fn arguments_of(
+        &self,
+        function: &'a FunctionProto,
+        given: Attributes,
+    ) -> Result<HashMap<&'a str, Attribute>> {
         let mut arguments = HashMap::new();
         for proto in &function.attribute_proto {
             arguments.insert(proto.name.as_str(), attribute_from_proto(proto, self.limits)?);
@@ -115,7 +125,11 @@ impl<'a> Builder<'a> {
             let wanted = outputs.get(i).copied().flatten();
             if let (Some(from), Some(to)) = (result, wanted.filter(|w| Some(*w) != result)) {
                 let version = self.version_of(inner, "").unwrap_or(1);
-                self.graph_of(inner).add_node(Node::new("", "Identity", version), &[Some(from)], &[Some(to)])?;
+                self.graph_of(inner).add_node(
+                    Node::new("", "Identity", version),
+                    &[Some(from)],
+                    &[Some(to)],
+                )?;
             }
         }
         Ok(results)

@@ -94,7 +94,9 @@ impl<'a> Builder<'a> {
             Some(version) => Ok(*version),
             None if domain.is_empty() || domain.starts_with("ai.onnx") => {
                 let shown = if domain.is_empty() { "ai.onnx" } else { domain };
-                Err(Error::invalid_model(format!("the model does not import operator set {shown}, which the node needs")))
+                Err(Error::invalid_model(format!(
+                    "the model does not import operator set {shown}, which the node needs"
+                )))
             }
             None => Ok(1),
         }
@@ -113,7 +115,8 @@ impl<'a> Builder<'a> {
         near.sort();
         near.dedup();
         let near: Vec<String> = near.iter().take(3).map(|(_, n)| format!("'{n}'")).collect();
-        let hint = if near.is_empty() { String::new() } else { format!(" (similar names: {})", near.join(", ")) };
+        let hint =
+            if near.is_empty() { String::new() } else { format!(" (similar names: {})", near.join(", ")) };
         Error::invalid_model(format!(
             "{what} '{name}' is neither computed by a node nor a graph input nor an initializer{hint}"
         ))

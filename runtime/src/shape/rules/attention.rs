@@ -42,9 +42,12 @@ struct Heads {
 fn heads(s: &Site<'_>, i: usize, heads: Option<i64>) -> Option<Heads> {
     let shape = s.shape(i)?;
     match shape.dims() {
-        [batch, count, length, size] => {
-            Some(Heads { batch: batch.clone(), count: count.clone(), length: length.clone(), size: size.clone() })
-        }
+        [batch, count, length, size] => Some(Heads {
+            batch: batch.clone(),
+            count: count.clone(),
+            length: length.clone(),
+            size: size.clone(),
+        }),
         [batch, length, width] => {
             let n = heads.filter(|n| *n > 0);
             Some(Heads {
@@ -154,7 +157,11 @@ fn group_query(s: &mut Site<'_>) -> Result<()> {
     let total = s.size_of(6);
     for (output, past) in [(1, 3), (2, 4)] {
         let shape = if s.has(past) {
-            let length = if s.flag("sliding_window_cache", false)? { Dim::Unknown } else { max(&s.dim(past, 2), &total) };
+            let length = if s.flag("sliding_window_cache", false)? {
+                Dim::Unknown
+            } else {
+                max(&s.dim(past, 2), &total)
+            };
             grown(s, past, length)
         } else {
             let state = [s.dim(0, 0), Dim::Known(g as usize), total.clone(), size.clone()];

@@ -209,7 +209,11 @@ fn logical(s: &mut Site<'_>) -> Result<()> {
 }
 
 /// A comparison: `decide` sees the elements.
-fn compare(s: &mut Site<'_>, decide: impl Fn(&DimExpr, &DimExpr) -> Option<bool>, real: fn(f64, f64) -> bool) -> Result<()> {
+fn compare(
+    s: &mut Site<'_>,
+    decide: impl Fn(&DimExpr, &DimExpr) -> Option<bool>,
+    real: fn(f64, f64) -> bool,
+) -> Result<()> {
     s.expect_same_dtype(0, 1)?;
     let shape = pair_shape(s)?;
     s.set_tensor(0, DType::Bool, shape);
@@ -362,10 +366,9 @@ fn cast(s: &mut Site<'_>) -> Result<()> {
 
 fn named_dtype(name: &str) -> Result<DType> {
     let lower = name.to_ascii_lowercase();
-    DType::ALL
-        .into_iter()
-        .find(|d| d.name() == lower)
-        .ok_or_else(|| Error::invalid_model(format!("attribute 'to' is '{name}', which is no element type of ONNX")))
+    DType::ALL.into_iter().find(|d| d.name() == lower).ok_or_else(|| {
+        Error::invalid_model(format!("attribute 'to' is '{name}', which is no element type of ONNX"))
+    })
 }
 
 fn cast_like(s: &mut Site<'_>) -> Result<()> {
@@ -423,11 +426,12 @@ fn select_contents(condition: &Contents, yes: &Contents, no: &Contents) -> Optio
     let full = condition.zip(yes, |_, _| Element::Unknown)?.zip(no, |_, _| Element::Unknown)?;
     let (c, y, n) =
         (condition.broadcast_to(&full.dims)?, yes.broadcast_to(&full.dims)?, no.broadcast_to(&full.dims)?);
-    let elements = c.elements.iter().zip(y.elements.iter().zip(&n.elements)).map(|(c, (y, n))| match c.as_int() {
-        Some(0) => n.clone(),
-        Some(_) => y.clone(),
-        None if y == n => y.clone(),
-        None => Element::Unknown,
-    });
+    let elements =
+        c.elements.iter().zip(y.elements.iter().zip(&n.elements)).map(|(c, (y, n))| match c.as_int() {
+            Some(0) => n.clone(),
+            Some(_) => y.clone(),
+            None if y == n => y.clone(),
+            None => Element::Unknown,
+        });
     Contents::new(&full.dims, elements.collect())
 }

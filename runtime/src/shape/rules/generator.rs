@@ -135,7 +135,9 @@ fn range_of(start: &Element, limit: &Element, delta: &Element) -> (Dim, Option<C
         }
         let (count, whole) = (count as usize, start.as_int().zip(delta.as_int()));
         let contents = whole.filter(|_| count <= crate::shape::contents::LIMIT).and_then(|(a, d)| {
-            Contents::vector((0..count as i64).map(|k| Element::int(a.saturating_add(k.saturating_mul(d)))).collect())
+            Contents::vector(
+                (0..count as i64).map(|k| Element::int(a.saturating_add(k.saturating_mul(d)))).collect(),
+            )
         });
         return (Dim::Known(count), contents);
     }

@@ -39,18 +39,27 @@ fn gather(s: &mut Site<'_>) -> Result<()> {
     s.set_tensor(0, dtype, Some(before.iter().chain(indices.iter()).chain(after).cloned().collect()));
     let contents = match (s.contents_of(0), s.contents_of(1)) {
         (Some(data), Some(indices)) if data.dims.len() == 1 => Some(pick(&data, &indices)?),
+        (Some(data), Some(indices)) => pick_slices(&data, &indices, axis),
         _ => None,
     };
     s.set_contents(0, contents);
     Ok(())
 }
 
+fn pick_slices(data: &Contents, indices: &Contents, axis: usize) -> Option<Contents> {
+    let size = i64::try_from(*data.dims.get(axis)?).ok()?;
+    let wrap = |i: &i64| usize::try_from(if *i < 0 { i + size } else { *i }).ok();
+    let taken = data.take(axis, &indices.ints()?.iter().map(wrap).collect::<Option<Vec<_>>>()?)?;
+    let dims = [&data.dims[..axis], &indices.dims, &data.dims[axis + 1..]].concat();
+    Contents::new(&dims, taken.elements)
+}
+
 fn pick(data: &Contents, indices: &Contents) -> Result<Contents> {
     let size = data.elements.len() as i64;
     let element = |index: &Element| match index.as_int() {
-        Some(i) if i >= size || i < -size => {
-            Err(Error::invalid_model(format!("index {i} is outside the {size} elements that are gathered from")))
-        }
+        Some(i) if i >= size || i < -size => Err(Error::invalid_model(format!(
+            "index {i} is outside the {size} elements that are gathered from"
+        ))),
         Some(i) => Ok(data.elements[(if i < 0 { i + size } else { i }) as usize].clone()),
         None => Ok(Element::Unknown),
     };
@@ -65,7 +74,8 @@ fn gather_elements(s: &mut Site<'_>) -> Result<()> {
 
 fn gather_nd(s: &mut Site<'_>) -> Result<()> {
     let dtype = s.dtype(0);
-    let batch = if s.version() < 12 && s.node.domain.is_empty() { 0 } else { s.size_attribute("batch_dims", 0)? };
+    let batch =
+        if s.version() < 12 && s.node.domain.is_empty() { 0 } else { s.size_attribute("batch_dims", 0)? };
     let (Some(data), Some(indices)) = (s.shape(0), s.shape(1)) else {
         s.set_tensor(0, dtype, None);
         return Ok(());
@@ -134,7 +144,10 @@ fn top_k(s: &mut Site<'_>) -> Result<()> {
             if let (Dim::Known(k), Dim::Known(n)) = (&k, &shape[axis])
                 && k > n
             {
-                return Err(Error::invalid_model(format!("k is {k}, but axis {axis} of {} has {n}", s.describe(0))));
+                return Err(Error::invalid_model(format!(
+                    "k is {k}, but axis {axis} of {} has {n}",
+                    s.describe(0)
+                )));
             }
             dims.0[axis] = k;
             Some(dims)
@@ -190,7 +203,8 @@ fn slice(s: &mut Site<'_>) -> Result<()> {
     let (starts, ends) = (bounds("starts", 1)?, bounds("ends", 2)?);
     let count = starts.as_ref().or(ends.as_ref()).map(Vec::len);
     let has_axes = if s.version() < 10 { s.node.attributes.contains("axes") } else { s.has(3) };
-    let axes = if has_axes { attribute_or_input(s, "axes", 10, 3)? } else { count.map(|n| (0..n as i64).collect()) };
+    let axes =
+        if has_axes { attribute_or_input(s, "axes", 10, 3)? } else { count.map(|n| (0..n as i64).collect()) };
     let steps = if s.version() >= 10 && s.has(4) { s.ints_of(4) } else { count.map(|n| vec![1; n]) };
     let Some(axes) = axes else {
         s.set_tensor(0, dtype, Some(dim::unknown(rank)));
@@ -201,7 +215,8 @@ fn slice(s: &mut Site<'_>) -> Result<()> {
     let mut cuts = Vec::new();
     for (i, &axis) in axes.iter().enumerate() {
         let at = |v: &Option<Vec<Element>>| v.as_ref().and_then(|v| v.get(i)?.expr().cloned());
-        let cut = Cut { start: at(&starts), end: at(&ends), step: steps.as_ref().and_then(|v| v.get(i).copied()) };
+        let cut =
+            Cut { start: at(&starts), end: at(&ends), step: steps.as_ref().and_then(|v| v.get(i).copied()) };
         if cut.step == Some(0) {
             return Err(Error::invalid_model(format!("the step of axis {axis} is 0")));
         }
@@ -209,17 +224,19 @@ fn slice(s: &mut Site<'_>) -> Result<()> {
         cuts.push(cut);
     }
     s.set_tensor(0, dtype, Some(dims));
-    let contents = match (s.contents_of(0), cuts.as_slice()) {
-        (Some(c), [cut]) if rank == 1 => cut_elements(&c.elements, cut).and_then(Contents::vector),
-        _ => None,
-    };
+    let mut contents = s.contents_of(0).filter(|c| c.dims.len() == rank).map(|c| c.into_owned());
+    for (axis, cut) in axes.into_iter().zip(&cuts) {
+        contents = contents.and_then(|c| c.take(axis, &cut_indices(c.dims[axis], cut)?));
+    }
     s.set_contents(0, contents);
     Ok(())
 }
 
 /// First index, one past the last in the direction of the step, and the step, clamped to `size`.
 fn clamp_range(size: i64, cut: &Cut) -> Option<(i64, i64, i64)> {
-    let (Some(DimExpr::Const(start)), Some(DimExpr::Const(end)), Some(step)) = (&cut.start, &cut.end, cut.step) else {
+    let (Some(DimExpr::Const(start)), Some(DimExpr::Const(end)), Some(step)) =
+        (&cut.start, &cut.end, cut.step)
+    else {
         return None;
     };
     let wrap = |v: i64| if v < 0 { v.saturating_add(size) } else { v };
@@ -236,9 +253,9 @@ fn range_len(start: i64, end: i64, step: i64) -> i64 {
     if span <= 0 { 0 } else { (span - 1) / step + 1 }
 }
 
-fn cut_elements(elements: &[Element], cut: &Cut) -> Option<Vec<Element>> {
-    let (start, end, step) = clamp_range(elements.len() as i64, cut)?;
-    (0..range_len(start, end, step)).map(|k| elements.get((start + k * step) as usize).cloned()).collect()
+fn cut_indices(size: usize, cut: &Cut) -> Option<Vec<usize>> {
+    let (start, end, step) = clamp_range(i64::try_from(size).ok()?, cut)?;
+    (0..range_len(start, end, step)).map(|k| usize::try_from(start + k * step).ok()).collect()
 }
 
 fn cut_size(size: &Dim, cut: &Cut) -> Dim {
@@ -258,7 +275,9 @@ fn cut_size(size: &Dim, cut: &Cut) -> Dim {
                 expr::ceil_div(&length, &DimExpr::Const(step))
             }
             step => match (cut.start.as_ref()?, cut.end.as_ref()?) {
-                (DimExpr::Const(start), DimExpr::Const(end)) if *end <= -FAR && (*start == -1 || *start >= FAR) => {
+                (DimExpr::Const(start), DimExpr::Const(end))
+                    if *end <= -FAR && (*start == -1 || *start >= FAR) =>
+                {
                     expr::ceil_div(&size, &DimExpr::Const(step.checked_neg()?))
                 }
                 _ => None,

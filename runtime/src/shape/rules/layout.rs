@@ -119,7 +119,9 @@ fn reshaped(input: Option<&Shape>, wanted: &[Element], keeps_zero: bool) -> Resu
         open = (0..dims.len()).filter(unknown).collect();
     }
     let Some(input) = input else { return Ok(Shape(dims)) };
-    let others = dim::product(dims.iter().enumerate().filter(|(i, _)| !open.contains(i) && !copied.contains(i)).map(|d| d.1));
+    let others = dim::product(
+        dims.iter().enumerate().filter(|(i, _)| !open.contains(i) && !copied.contains(i)).map(|d| d.1),
+    );
     let total = dim::product(input.iter().enumerate().filter(|(i, _)| !copied.contains(i)).map(|d| d.1));
     match open.as_slice() {
         [] if dim::differ(&total, &others) => Err(Error::invalid_model(format!(
@@ -190,7 +192,8 @@ fn squeeze(s: &mut Site<'_>) -> Result<()> {
             shape[*axis]
         )));
     }
-    let kept = shape.iter().enumerate().filter(|(i, _)| !removed.contains(i)).map(|(_, d)| d.clone()).collect();
+    let kept =
+        shape.iter().enumerate().filter(|(i, _)| !removed.contains(i)).map(|(_, d)| d.clone()).collect();
     s.set_tensor(0, dtype, Some(kept));
     keep_elements(s);
     Ok(())
@@ -210,9 +213,8 @@ fn unsqueeze(s: &mut Site<'_>) -> Result<()> {
     let rank = shape.rank() + axes.len();
     let added = dim::axes(&axes, rank)?;
     let mut old = shape.iter();
-    let dims = (0..rank).map(|i| {
-        if added.contains(&i) { Dim::Known(1) } else { old.next().cloned().unwrap_or_default() }
-    });
+    let dims = (0..rank)
+        .map(|i| if added.contains(&i) { Dim::Known(1) } else { old.next().cloned().unwrap_or_default() });
     s.set_tensor(0, dtype, Some(dims.collect()));
     keep_elements(s);
     Ok(())
@@ -238,10 +240,9 @@ fn transpose(s: &mut Site<'_>) -> Result<()> {
             dim::axes(perm, rank)?
         }
     };
-    s.set_tensor(0, s.dtype(0), Some(order.into_iter().map(|i| shape[i].clone()).collect()));
-    if rank < 2 {
-        keep_elements(s);
-    }
+    s.set_tensor(0, s.dtype(0), Some(order.iter().map(|i| shape[*i].clone()).collect()));
+    let contents = s.contents_of(0).filter(|c| c.dims.len() == rank).and_then(|c| c.transposed(&order));
+    s.set_contents(0, contents);
     Ok(())
 }
 
@@ -259,8 +260,9 @@ fn expand(s: &mut Site<'_>) -> Result<()> {
     let at = |t: &Shape, i: usize| (i + t.rank()).checked_sub(rank).map_or(Dim::Known(1), |i| t[i].clone());
     let mut dims = SmallVec::new();
     for i in 0..rank {
-        let dim = dim::broadcast(&at(input, i), &at(&target, i))
-            .map_err(|e| Error::invalid_model(format!("{} expanded to {target}: {}", s.describe(0), e.message())))?;
+        let dim = dim::broadcast(&at(input, i), &at(&target, i)).map_err(|e| {
+            Error::invalid_model(format!("{} expanded to {target}: {}", s.describe(0), e.message()))
+        })?;
         dims.push(dim.unwrap_or_default());
     }
     s.set_tensor(0, dtype, Some(Shape(dims)));
@@ -290,11 +292,15 @@ fn tile(s: &mut Site<'_>) -> Result<()> {
         }
     } else {
         if let Some(n) = length_of(s, 1).filter(|n| *n != shape.rank()) {
-            return Err(Error::invalid_model(format!("{n} repeats are given for {}; one an axis is needed", s.describe(0))));
+            return Err(Error::invalid_model(format!(
+                "{n} repeats are given for {}; one an axis is needed",
+                s.describe(0)
+            )));
         }
         let repeats = s.contents_of(1);
         for (i, dim) in dims.0.iter_mut().enumerate() {
-            let factor = repeats.as_ref().and_then(|c| c.elements.get(i)).map_or(Dim::Unknown, Element::to_dim);
+            let factor =
+                repeats.as_ref().and_then(|c| c.elements.get(i)).map_or(Dim::Unknown, Element::to_dim);
             *dim = dim::mul(dim, &factor);
         }
     }
@@ -371,7 +377,10 @@ fn split(s: &mut Site<'_>) -> Result<()> {
     let sizes: Vec<Dim> = match sizes {
         Some(sizes) => {
             if sizes.len() < outputs {
-                return Err(Error::invalid_model(format!("{} sizes are given for {outputs} outputs", sizes.len())));
+                return Err(Error::invalid_model(format!(
+                    "{} sizes are given for {outputs} outputs",
+                    sizes.len()
+                )));
             }
             let dims: Vec<Dim> = sizes.iter().map(Element::to_dim).collect();
             let total = dims.iter().fold(Dim::Known(0), |a, b| dim::add(&a, b));
@@ -453,7 +462,10 @@ fn pad(s: &mut Site<'_>) -> Result<()> {
         if let Some(DimExpr::Const(c)) = sum
             && c < 0
         {
-            return Err(Error::invalid_model(format!("axis {axis} of {} is cropped below zero", s.describe(0))));
+            return Err(Error::invalid_model(format!(
+                "axis {axis} of {} is cropped below zero",
+                s.describe(0)
+            )));
         }
         dims.0[axis] = sum.map_or(Dim::Unknown, Dim::from_expr);
     }
@@ -491,7 +503,12 @@ fn depth_to_space(s: &mut Site<'_>) -> Result<()> {
         return Err(Error::invalid_model(format!("blocksize is {block}; it must be positive")));
     }
     let area = block.saturating_mul(block);
-    let shape = [s.dim(0, 0), dim::over(&s.dim(0, 1), area), dim::times(&s.dim(0, 2), block), dim::times(&s.dim(0, 3), block)];
+    let shape = [
+        s.dim(0, 0),
+        dim::over(&s.dim(0, 1), area),
+        dim::times(&s.dim(0, 2), block),
+        dim::times(&s.dim(0, 3), block),
+    ];
     s.set_tensor(0, s.dtype(0), Some(shape.into_iter().collect()));
     Ok(())
 }
@@ -503,7 +520,12 @@ fn space_to_depth(s: &mut Site<'_>) -> Result<()> {
         return Err(Error::invalid_model(format!("blocksize is {block}; it must be positive")));
     }
     let area = block.saturating_mul(block);
-    let shape = [s.dim(0, 0), dim::times(&s.dim(0, 1), area), dim::over(&s.dim(0, 2), block), dim::over(&s.dim(0, 3), block)];
+    let shape = [
+        s.dim(0, 0),
+        dim::times(&s.dim(0, 1), area),
+        dim::over(&s.dim(0, 2), block),
+        dim::over(&s.dim(0, 3), block),
+    ];
     s.set_tensor(0, s.dtype(0), Some(shape.into_iter().collect()));
     Ok(())
 }
@@ -540,14 +562,18 @@ mod tests {
     fn reshape_copies_zeros_and_infers_minus_one() {
         let n = || Dim::from("n");
         assert_eq!(reshape(&[n(), 12.into(), 64.into()], &[0, -1]).unwrap().to_string(), "[n,768]");
-        assert_eq!(reshape(&[n(), 7.into(), 768.into()], &[-1, 7, 12, 64]).unwrap().to_string(), "[n,7,12,64]");
+        assert_eq!(
+            reshape(&[n(), 7.into(), 768.into()], &[-1, 7, 12, 64]).unwrap().to_string(),
+            "[n,7,12,64]"
+        );
         assert_eq!(reshape(&[n(), 6.into()], &[-1, 4]).unwrap().to_string(), "[floor(3*n / 2),4]");
         assert_eq!(reshape(&[Dim::Unknown, 6.into()], &[0, 2, -1]).unwrap().to_string(), "[?,2,3]");
     }
 
     #[test]
     fn reshape_reports_what_cannot_fit() {
-        let message = |input: &[Dim], wanted: &[i64]| reshape(input, wanted).unwrap_err().message().to_owned();
+        let message =
+            |input: &[Dim], wanted: &[i64]| reshape(input, wanted).unwrap_err().message().to_owned();
         assert_eq!(message(&[6.into()], &[4, -1]), "6 elements are not divisible by 4");
         assert_eq!(message(&[6.into()], &[4]), "it has 6 elements, the shape 4");
         assert_eq!(message(&[6.into()], &[-1, -1]), "more than one size is -1");

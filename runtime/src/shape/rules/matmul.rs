@@ -68,8 +68,9 @@ fn product(s: &Site<'_>, (a, b): (usize, usize), swap: (bool, bool)) -> Result<O
     let at = |t: &[Dim], i: usize| (i + t.len()).checked_sub(rank).map_or(Dim::Known(1), |i| t[i].clone());
     let mut dims = Vec::with_capacity(rank + 2);
     for i in 0..rank {
-        let size = dim::broadcast(&at(outer_x, i), &at(outer_y, i))
-            .map_err(|e| Error::invalid_model(format!("{} times {}: {}", s.describe(a), s.describe(b), e.message())))?;
+        let size = dim::broadcast(&at(outer_x, i), &at(outer_y, i)).map_err(|e| {
+            Error::invalid_model(format!("{} times {}: {}", s.describe(a), s.describe(b), e.message()))
+        })?;
         dims.push(size.unwrap_or_default());
     }
     dims.extend((!row).then_some(m));
@@ -194,9 +195,8 @@ impl Letters {
             return Ok(());
         };
         let letters = term.chars().filter(|c| c.is_alphabetic()).count();
-        let mismatch = || {
-            Error::invalid_model(format!("term '{term}' of the equation does not fit {}", s.describe(i)))
-        };
+        let mismatch =
+            || Error::invalid_model(format!("term '{term}' of the equation does not fit {}", s.describe(i)));
         let hidden = shape.rank().checked_sub(letters).ok_or_else(mismatch)?;
         if hidden > 0 && !term.contains("...") {
             return Err(mismatch());
@@ -228,7 +228,8 @@ impl Letters {
 
     fn cover(&mut self, dims: Vec<Dim>) -> Result<()> {
         let rank = dims.len().max(self.ellipsis.len());
-        let at = |t: &[Dim], i: usize| (i + t.len()).checked_sub(rank).map_or(Dim::Known(1), |i| t[i].clone());
+        let at =
+            |t: &[Dim], i: usize| (i + t.len()).checked_sub(rank).map_or(Dim::Known(1), |i| t[i].clone());
         self.ellipsis = (0..rank)
             .map(|i| Ok(dim::broadcast(&at(&self.ellipsis, i), &at(&dims, i))?.unwrap_or_default()))
             .collect::<Result<_>>()?;

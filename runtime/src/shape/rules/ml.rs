@@ -92,7 +92,11 @@ fn dictionary(s: &mut Site<'_>) -> Result<()> {
     let width = strings.or(s.ints("int64_vocabulary")?.map(<[i64]>::len));
     let Some(TypeInfo::Map { value, .. }) = s.input(0) else { return Ok(()) };
     let dtype = value.dtype().unwrap_or_default();
-    s.set_tensor(0, dtype, Some([Dim::Known(1), width.map_or(Dim::Unknown, Dim::Known)].into_iter().collect()));
+    s.set_tensor(
+        0,
+        dtype,
+        Some([Dim::Known(1), width.map_or(Dim::Unknown, Dim::Known)].into_iter().collect()),
+    );
     Ok(())
 }
 
@@ -159,15 +163,12 @@ fn linear_classifier(s: &mut Site<'_>) -> Result<()> {
 }
 
 fn regressor(s: &mut Site<'_>) -> Result<()> {
-    let targets = match &*s.node.op_type {
-        "TreeEnsembleRegressor" => s.node.attributes.int("n_targets")?.map_or(Dim::Unknown, |_| Dim::Known(1)),
-        _ => Dim::Known(1),
-    };
     let count = match &*s.node.op_type {
-        "TreeEnsembleRegressor" => s.size_attribute("n_targets", 1)?,
-        _ => s.size_attribute("targets", 1)?,
+        "TreeEnsembleRegressor" => s.node.attributes.int("n_targets")?,
+        "LinearRegressor" => Some(s.int("targets", 1)?),
+        _ => Some(1),
     };
-    let width = if targets == Dim::Unknown { Dim::Unknown } else { Dim::Known(count) };
+    let width = count.and_then(|n| usize::try_from(n).ok()).map_or(Dim::Unknown, Dim::Known);
     s.set_tensor(0, DType::F32, Some([rows(s), width].into_iter().collect()));
     Ok(())
 }

@@ -75,7 +75,11 @@ fn layer(s: &mut Site<'_>) -> Result<()> {
     if let (Some(x), Some(scaled)) = (s.shape(0), &scaled)
         && x.rank() < scaled.rank()
     {
-        return Err(Error::invalid_model(format!("{} does not broadcast to {}", s.describe(1), s.describe(0))));
+        return Err(Error::invalid_model(format!(
+            "{} does not broadcast to {}",
+            s.describe(1),
+            s.describe(0)
+        )));
     }
     same(s)?;
     let dtype = stash(s)?;

@@ -46,7 +46,6 @@ fn dequantize(s: &mut Site<'_>) -> Result<()> {
 
 fn dynamic(s: &mut Site<'_>) -> Result<()> {
     s.copy_shape(0, 0, DType::U8);
-    s.set_tensor(0, DType::U8, s.shape(0).cloned());
     s.set_tensor(1, DType::F32, Some(Shape::scalar()));
     s.set_tensor(2, DType::U8, Some(Shape::scalar()));
     Ok(())

@@ -95,7 +95,11 @@ fn shape_reduced(s: &mut Site<'_>, dtype: DType) -> Result<()> {
     let axes = match axes {
         Some(axes) if axes.is_empty() => None,
         None if given && length_of(s, 1) != Some(0) => {
-            let rank = if keep { Some(shape.rank()) } else { length_of(s, 1).and_then(|n| shape.rank().checked_sub(n)) };
+            let rank = if keep {
+                Some(shape.rank())
+            } else {
+                length_of(s, 1).and_then(|n| shape.rank().checked_sub(n))
+            };
             s.set_tensor(0, dtype, rank.map(dim::unknown));
             return Ok(());
         }

@@ -64,7 +64,9 @@ fn keep_aspect(shape: &Shape, sizes: &[Dim], axes: &[usize], larger: bool) -> Ve
         return vec![Dim::Unknown; axes.len()];
     };
     let scale = ratios.into_iter().reduce(if larger { f64::max } else { f64::min }).unwrap_or(1.0);
-    let size = |axis: &usize| shape[*axis].known().map_or(Dim::Unknown, |n| Dim::Known((n as f64 * scale).round() as usize));
+    let size = |axis: &usize| {
+        shape[*axis].known().map_or(Dim::Unknown, |n| Dim::Known((n as f64 * scale).round() as usize))
+    };
     axes.iter().map(size).collect()
 }
 

@@ -67,7 +67,10 @@ fn construct(s: &mut Site<'_>) -> Result<()> {
         total = match total {
             None => Some(ty.clone()),
             Some(t) => Some(merge::join(&t, ty).ok_or_else(|| {
-                Error::invalid_model(format!("{} differs from the inputs before it, of type {t}", s.describe(i)))
+                Error::invalid_model(format!(
+                    "{} differs from the inputs before it, of type {t}",
+                    s.describe(i)
+                ))
             })?),
         };
     }
@@ -95,8 +98,12 @@ fn insert(s: &mut Site<'_>) -> Result<()> {
         (Some(old), Some(new)) => Some(merge::join(old, new).ok_or_else(|| {
             Error::invalid_model(format!("{} does not fit {}", s.describe(1), s.describe(0)))
         })?),
-        (Some(TypeInfo::Tensor(t)), None) => Some(TypeInfo::Tensor(TensorType { dtype: t.dtype, shape: None })),
-        (None, Some(TypeInfo::Tensor(t))) => Some(TypeInfo::Tensor(TensorType { dtype: t.dtype, shape: None })),
+        (Some(TypeInfo::Tensor(t)), None) => {
+            Some(TypeInfo::Tensor(TensorType { dtype: t.dtype, shape: None }))
+        }
+        (None, Some(TypeInfo::Tensor(t))) => {
+            Some(TypeInfo::Tensor(TensorType { dtype: t.dtype, shape: None }))
+        }
         _ => None,
     };
     if let Some(ty) = joined {
@@ -120,10 +127,12 @@ fn split(s: &mut Site<'_>) -> Result<()> {
             if keep {
                 dims.0[axis] = match (s.has(1), s.rank(1), s.size_of(1)) {
                     (false, ..) => Dim::Known(1),
-                    (true, Some(0), part) if dim::differ(&Dim::Known(0), &part) => match (&shape[axis], &part) {
-                        (Dim::Known(n), Dim::Known(p)) if n % p == 0 => part,
-                        _ => Dim::Unknown,
-                    },
+                    (true, Some(0), part) if dim::differ(&Dim::Known(0), &part) => {
+                        match (&shape[axis], &part) {
+                            (Dim::Known(n), Dim::Known(p)) if n % p == 0 => part,
+                            _ => Dim::Unknown,
+                        }
+                    }
                     _ => Dim::Unknown,
                 };
             } else {

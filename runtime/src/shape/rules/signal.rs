@@ -70,7 +70,7 @@ fn stft(s: &mut Site<'_>) -> Result<()> {
     let length = if s.has(3) { s.size_of(3) } else { s.dim(2, 0) };
     let bins = if s.flag("onesided", true)? { one_sided(&length) } else { length.clone() };
     let step = s.size_of(1);
-    let room = dim::add(&s.dim(0, 1), &dim::times(&length, -1));
+    let room = dim::sub(&s.dim(0, 1), &length);
     let frames = dim::plus(&dim::floor_div(&room, &step), 1);
     s.set_tensor(0, s.dtype(0), Some([s.dim(0, 0), frames, bins, Dim::Known(2)].into_iter().collect()));
     Ok(())

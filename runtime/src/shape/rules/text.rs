@@ -38,13 +38,14 @@ fn split(s: &mut Site<'_>) -> Result<()> {
     let shape = s.shape(0).map(|shape| shape.iter().cloned().chain([Dim::Unknown]).collect());
     s.set_tensor(0, DType::String, shape);
     s.copy_shape(0, 1, DType::I64);
-    s.set_tensor(1, DType::I64, s.shape(0).cloned());
     Ok(())
 }
 
 fn tf_idf(s: &mut Site<'_>) -> Result<()> {
     let width = match s.ints("ngram_indexes")? {
-        Some(indexes) => indexes.iter().max().and_then(|m| usize::try_from(m + 1).ok()).map_or(Dim::Unknown, Dim::Known),
+        Some(indexes) => {
+            indexes.iter().max().and_then(|m| usize::try_from(m + 1).ok()).map_or(Dim::Unknown, Dim::Known)
+        }
         None => return Err(s.missing("ngram_indexes")),
     };
     let shape = match s.rank(0) {

@@ -2,7 +2,7 @@
 
 use super::Rule;
 use crate::error::Result;
-use crate::graph::{Dim, Shape, TypeInfo};
+use crate::graph::Shape;
 use crate::shape::site::Site;
 
 const TRAINING: &str = "ai.onnx.preview.training";
@@ -57,14 +57,7 @@ fn momentum(s: &mut Site<'_>) -> Result<()> {
 /// Each output is like the input it is the derivative for.
 fn gradient(s: &mut Site<'_>) -> Result<()> {
     for output in 0..s.node.outputs().len() {
-        match s.input(output) {
-            Some(TypeInfo::Tensor(t)) => {
-                let shape = t.shape.as_ref().map(|v| v.iter().cloned().collect::<Vec<Dim>>());
-                s.set_tensor(output, t.dtype, shape.map(|v| v.into_iter().collect()));
-            }
-            Some(other) => s.set(output, other.clone()),
-            None => {}
-        }
+        s.copy(output, output);
     }
     Ok(())
 }

@@ -32,9 +32,9 @@ fn affine_grid(s: &mut Site<'_>) -> Result<()> {
             Some([dims[0].clone()].into_iter().chain(dims[2..].iter().cloned()).chain([axes]).collect())
         }
         _ => match s.dim(0, 1) {
-            Dim::Known(n) => Some(
-                [s.dim(0, 0)].into_iter().chain(vec![Dim::Unknown; n]).chain([Dim::Known(n)]).collect(),
-            ),
+            Dim::Known(n) => {
+                Some([s.dim(0, 0)].into_iter().chain(vec![Dim::Unknown; n]).chain([Dim::Known(n)]).collect())
+            }
             _ => None,
         },
     };
@@ -69,7 +69,11 @@ fn grid_sample(s: &mut Site<'_>) -> Result<()> {
 
 fn decode(s: &mut Site<'_>) -> Result<()> {
     let channels = if s.string("pixel_format", "RGB")? == "Grayscale" { 1 } else { 3 };
-    s.set_tensor(0, DType::U8, Some([Dim::Unknown, Dim::Unknown, Dim::Known(channels)].into_iter().collect()));
+    s.set_tensor(
+        0,
+        DType::U8,
+        Some([Dim::Unknown, Dim::Unknown, Dim::Known(channels)].into_iter().collect()),
+    );
     Ok(())
 }
 

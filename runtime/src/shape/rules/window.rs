@@ -34,7 +34,9 @@ pub fn list(s: &Site<'_>, name: &str, len: usize, default: i64, least: i64) -> R
         )));
     }
     if let Some(bad) = values.iter().find(|v| **v < least) {
-        return Err(Error::invalid_model(format!("attribute '{name}' holds {bad}; it must be at least {least}")));
+        return Err(Error::invalid_model(format!(
+            "attribute '{name}' holds {bad}; it must be at least {least}"
+        )));
     }
     Ok(values.to_vec())
 }
@@ -53,7 +55,8 @@ impl Window {
                 )));
             }
         };
-        let pads = if mode == Padding::Explicit { list(s, "pads", 2 * n, 0, i64::MIN)? } else { vec![0; 2 * n] };
+        let pads =
+            if mode == Padding::Explicit { list(s, "pads", 2 * n, 0, i64::MIN)? } else { vec![0; 2 * n] };
         Ok(Window {
             strides: list(s, "strides", n, 1, 1)?,
             dilations: list(s, "dilations", n, 1, 1)?,
@@ -77,8 +80,8 @@ impl Window {
         }
         let (begin, end) = (self.pads[i], self.pads[i + self.kernel.len()]);
         let extent = self.extent(i);
-        let room = dim::add(&dim::plus(size, begin.saturating_add(end)), &dim::times(&extent, -1));
         let padded = dim::plus(size, begin.saturating_add(end));
+        let room = dim::sub(&padded, &extent);
         if let (Dim::Known(p), Dim::Known(e)) = (&padded, &extent)
             && e > p
             && *size != Dim::Known(0)

@@ -1,9 +1,10 @@
 //! Conversion of tensors between all numeric element types. Types the processor computes with convert directly; small
 //! floats go through f32 or f64 and packed integers through bytes, a chunk at a time, rounded once.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use tenon_kernels::parallel::Parallel;
+use tenon_kernels::cpu::Context as Machine;
+use tenon_kernels::cpu::Float;
+use tenon_kernels::cpu::cast::convert_float;
 
 use super::minifloat::{self, RoundMode};
 use super::packed;
@@ -77,7 +78,10 @@ natives! { f32 f64 i8 i16 i32 i64 u8 u16 u32 u64 }
 unsafe fn native_loop<A: Native + As<B>, B: Copy>(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: promised by the caller.
     let (from, to) = unsafe {
-        (std::slice::from_raw_parts(from.cast::<A>(), len), std::slice::from_raw_parts_mut(to.cast::<B>(), len))
+        (
+            std::slice::from_raw_parts(from.cast::<A>(), len),
+            std::slice::from_raw_parts_mut(to.cast::<B>(), len),
+        )
     };
     for (to, &from) in to.iter_mut().zip(from) {
         *to = from.cast();
@@ -98,7 +102,17 @@ unsafe fn truth_loop<A: Native>(from: *const u8, to: *mut u8, len: usize) {
 
 fn loop_from<A>(to: DType) -> Option<Loop>
 where
-    A: Native + As<f32> + As<f64> + As<i8> + As<i16> + As<i32> + As<i64> + As<u8> + As<u16> + As<u32> + As<u64>,
+    A: Native
+        + As<f32>
+        + As<f64>
+        + As<i8>
+        + As<i16>
+        + As<i32>
+        + As<i64>
+        + As<u8>
+        + As<u16>
+        + As<u32>
+        + As<u64>,
 {
     Some(match to {
         DType::F32 => native_loop::<A, f32>,
@@ -152,7 +166,9 @@ fn last_stop(from: DType, to: DType) -> DType {
     match to {
         DType::Bool => DType::Bool,
         // Floats become packed integers like any other: truncated, then the high bits are lost.
-        DType::I4 | DType::I2 | DType::U4 | DType::U2 if matches!(from, DType::F32 | DType::F64) => DType::I32,
+        DType::I4 | DType::I2 | DType::U4 | DType::U2 if matches!(from, DType::F32 | DType::F64) => {
+            DType::I32
+        }
         to if is_small_float(to) => match from {
             DType::F32 | DType::I8 | DType::U8 | DType::I16 | DType::U16 => DType::F32,
             _ => DType::F64,
@@ -175,20 +191,25 @@ impl Conversion {
     pub fn new(from: DType, to: DType, options: Options) -> Result<Conversion> {
         let first = carrier(from);
         let last = last_stop(first, to);
-        let between = loop_between(first, last)
-            .ok_or_else(|| OpError::unsupported(format!("there is no numeric conversion from {from} to {to}")))?;
+        let between = loop_between(first, last).ok_or_else(|| {
+            OpError::unsupported(format!("there is no numeric conversion from {from} to {to}"))
+        })?;
         Ok(Conversion { from, to, stops: [first, last], between, options })
     }
 
     /// Converts every element. Both tensors have as many elements.
-    pub fn run(&self, from: &Tensor, to: &mut Tensor, parallel: &dyn Parallel) -> Result<()> {
+    pub fn run(&self, from: &Tensor, to: &mut Tensor, machine: Machine<'_>) -> Result<()> {
         if from.dtype() != self.from || to.dtype() != self.to || from.len() != to.len() {
-            return Err(OpError::invalid(format!("expected {} and {}, got {from:?} and {to:?}", self.from, self.to)));
+            return Err(OpError::invalid(format!(
+                "expected {} and {}, got {from:?} and {to:?}",
+                self.from, self.to
+            )));
         }
         let len = from.len();
         let target = Target(to.as_bytes_mut().as_mut_ptr());
         let source = from.as_bytes();
-        split(parallel, len, GRAIN, &|start, end| {
+        let serial = Machine::serial(machine.features);
+        split(machine.parallel, len, GRAIN, &|start, end| {
             let to_bits = self.to.bits();
             // SAFETY: ranges start at multiples of 64 elements, so at byte boundaries, and are disjoint; the tensor has
             // `len` elements.
@@ -196,17 +217,17 @@ impl Conversion {
                 let bytes = (end - start) * to_bits;
                 std::slice::from_raw_parts_mut(target.at(start * to_bits / 8), bytes.div_ceil(8))
             };
-            self.run_range(source, start, part, end - start);
+            self.run_range(serial, source, start, part, end - start);
         });
         Ok(())
     }
 
     /// Converts elements `start .. start + len` of `from` into the bytes `to`.
-    fn run_range(&self, from: &[u8], start: usize, to: &mut [u8], len: usize) {
+    fn run_range(&self, machine: Machine<'_>, from: &[u8], start: usize, to: &mut [u8], len: usize) {
         if len == 0 {
             return;
         }
-        if let Some(direct) = self.direct(from, start, to, len) {
+        if let Some(direct) = self.direct(machine, from, start, to, len) {
             return direct;
         }
         let (mut first, mut last) = ([0f64; CHUNK], [0f64; CHUNK]);
@@ -216,7 +237,7 @@ impl Conversion {
             let bits = self.to.bits();
             let out = &mut to[at * bits / 8..((at + n) * bits).div_ceil(8)];
             let first = &mut bytes_of(&mut first)[..n * self.stops[0].bits() / 8];
-            decode(self.from, from, start + at, first, n);
+            decode(machine, self.from, from, start + at, first, n);
             let last = &mut bytes_of(&mut last)[..n * self.stops[1].bits() / 8];
             // SAFETY: both buffers hold `n` elements of the loop's types and are aligned for any of them.
             unsafe { (self.between)(first.as_ptr(), last.as_mut_ptr(), n) };
@@ -226,7 +247,14 @@ impl Conversion {
     }
 
     /// The conversions that need no chunks.
-    fn direct(&self, from: &[u8], start: usize, to: &mut [u8], len: usize) -> Option<()> {
+    fn direct(
+        &self,
+        machine: Machine<'_>,
+        from: &[u8],
+        start: usize,
+        to: &mut [u8],
+        len: usize,
+    ) -> Option<()> {
         let source = from.get(start * self.from.bits() / 8..)?;
         if self.stops == [self.from, self.to] {
             // SAFETY: the caller passes `len` elements on both sides; tensors are aligned for their type.
@@ -236,10 +264,10 @@ impl Conversion {
         // SAFETY: as above.
         unsafe {
             match (self.from, self.to) {
-                (DType::F16, DType::F32) => typed::<f16>(source, len).convert_to_f32_slice(typed_mut(to, len)),
-                (DType::BF16, DType::F32) => typed::<bf16>(source, len).convert_to_f32_slice(typed_mut(to, len)),
-                (DType::F32, DType::F16) => typed_mut::<f16>(to, len).convert_from_f32_slice(typed(source, len)),
-                (DType::F32, DType::BF16) => typed_mut::<bf16>(to, len).convert_from_f32_slice(typed(source, len)),
+                (DType::F16, DType::F32) => floats::<f16, f32>(machine, source, to, len),
+                (DType::BF16, DType::F32) => floats::<bf16, f32>(machine, source, to, len),
+                (DType::F32, DType::F16) => floats::<f32, f16>(machine, source, to, len),
+                (DType::F32, DType::BF16) => floats::<f32, bf16>(machine, source, to, len),
                 _ => return None,
             }
         }
@@ -266,7 +294,8 @@ impl Conversion {
                 });
             }
             _ => {
-                let format = minifloat::format(self.to).expect("every other last stop belongs to a small float");
+                let format =
+                    minifloat::format(self.to).expect("every other last stop belongs to a small float");
                 let saturate = self.options.saturate && self.to.bits() <= 8;
                 if self.to.bits() == 16 {
                     each_value(self.stops[1], from, |i, value| {
@@ -282,15 +311,14 @@ impl Conversion {
 }
 
 /// Turns elements `start .. start + n` of type `dtype` into its carrier type.
-fn decode(dtype: DType, from: &[u8], start: usize, to: &mut [u8], n: usize) {
+fn decode(machine: Machine<'_>, dtype: DType, from: &[u8], start: usize, to: &mut [u8], n: usize) {
     let bits = dtype.bits();
     if bits == 16 && is_small_float(dtype) {
         // SAFETY: the tensor has elements `start .. start + n` and is aligned; `to` is aligned and holds `n` f32.
         unsafe {
-            let to = typed_mut::<f32>(to, n);
             match dtype {
-                DType::F16 => typed::<f16>(&from[start * 2..], n).convert_to_f32_slice(to),
-                _ => typed::<bf16>(&from[start * 2..], n).convert_to_f32_slice(to),
+                DType::F16 => floats::<f16, f32>(machine, &from[start * 2..], to, n),
+                _ => floats::<bf16, f32>(machine, &from[start * 2..], to, n),
             }
         }
         return;
@@ -300,7 +328,11 @@ fn decode(dtype: DType, from: &[u8], start: usize, to: &mut [u8], n: usize) {
     }
     let mut codes = [0u8; CHUNK];
     let codes = &mut codes[..n];
-    if bits == 8 { codes.copy_from_slice(&from[start..start + n]) } else { packed::unpack(from, bits, start, codes) }
+    if bits == 8 {
+        codes.copy_from_slice(&from[start..start + n])
+    } else {
+        packed::unpack(from, bits, start, codes)
+    }
     if let Some(table) = minifloat::table(dtype) {
         for (to, &code) in to.chunks_exact_mut(4).zip(&*codes) {
             to.copy_from_slice(&table[usize::from(code)].to_ne_bytes());
@@ -349,18 +381,18 @@ fn bytes_of(buffer: &mut [f64; CHUNK]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), CHUNK * 8) }
 }
 
+/// Converts `len` floats with the vector kernel.
+///
 /// # Safety
-/// `bytes` must hold `len` aligned values of plain type `T`.
-unsafe fn typed<T>(bytes: &[u8], len: usize) -> &[T] {
-    debug_assert!(bytes.len() >= len * size_of::<T>());
-    // SAFETY: promised by the caller.
-    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), len) }
-}
-
-/// # Safety
-/// `bytes` must hold `len` aligned values of plain type `T`.
-unsafe fn typed_mut<T>(bytes: &mut [u8], len: usize) -> &mut [T] {
-    debug_assert!(bytes.len() >= len * size_of::<T>());
-    // SAFETY: promised by the caller.
-    unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) }
+/// Both sides must hold `len` aligned values of their types.
+unsafe fn floats<A: Float, B: Float>(machine: Machine<'_>, from: &[u8], to: &mut [u8], len: usize) {
+    assert!(from.len() >= len * size_of::<A>() && to.len() >= len * size_of::<B>());
+    // SAFETY: promised by the caller; the lengths are checked above.
+    let (from, to) = unsafe {
+        (
+            std::slice::from_raw_parts(from.as_ptr().cast::<A>(), len),
+            std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<B>(), len),
+        )
+    };
+    convert_float(machine, from, to).expect("both sides have the same length");
 }

@@ -80,7 +80,8 @@ impl Format {
         let code = if magnitude.is_infinite() {
             u64::MAX
         } else {
-            let steps = scale_by_power_of_two(magnitude, self.mantissa_bits as i32 - exponent).round_ties_even();
+            let steps =
+                scale_by_power_of_two(magnitude, self.mantissa_bits as i32 - exponent).round_ties_even();
             (((exponent - smallest) as u64) << self.mantissa_bits) + steps as u64
         };
         if code <= u64::from(self.largest()) {
@@ -210,8 +211,16 @@ mod tests {
             bits = bits.wrapping_mul(0x9E37_79B1).wrapping_add(0x7F4A_7C15);
             let value = f32::from_bits(bits);
             if !value.is_nan() {
-                assert_eq!(half.encode(f64::from(value), false), u32::from(f16::from_f32(value).to_bits()), "{value}");
-                assert_eq!(brain.encode(f64::from(value), false), u32::from(bf16::from_f32(value).to_bits()), "{value}");
+                assert_eq!(
+                    half.encode(f64::from(value), false),
+                    u32::from(f16::from_f32(value).to_bits()),
+                    "{value}"
+                );
+                assert_eq!(
+                    brain.encode(f64::from(value), false),
+                    u32::from(bf16::from_f32(value).to_bits()),
+                    "{value}"
+                );
             }
         }
     }
@@ -230,7 +239,10 @@ mod tests {
             let format = format(dtype).unwrap();
             for code in 0..1u32 << dtype.bits() {
                 let value = format.decode(code);
-                assert!(value.is_nan() || format.encode(f64::from(value), false) == code, "{dtype} {code:#x} {value}");
+                assert!(
+                    value.is_nan() || format.encode(f64::from(value), false) == code,
+                    "{dtype} {code:#x} {value}"
+                );
             }
         }
         for code in 0..255 {

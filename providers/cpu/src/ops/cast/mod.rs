@@ -39,7 +39,7 @@ impl Kernel for Cast {
             _ => {
                 let conversion = Conversion::new(from, to, self.options)?;
                 let mut out = cx.output(0, to, input.dims())?;
-                conversion.run(input, &mut out, cx.parallel())?;
+                conversion.run(input, &mut out, machine(cx))?;
                 out
             }
         };
@@ -48,13 +48,18 @@ impl Kernel for Cast {
     }
 }
 
+/// Threads and instructions of this run as kernels take them.
+pub fn machine<'a>(cx: &Context<'a>) -> tenon_kernels::cpu::Context<'a> {
+    tenon_kernels::cpu::Context::new(cx.features(), cx.parallel())
+}
+
 /// A copy of `tensor` in another numeric type, in memory of this run.
 pub fn converted(cx: &Context<'_>, tensor: &Tensor, to: DType) -> Result<Tensor> {
     if tensor.dtype() == to {
         return Ok(tensor.clone());
     }
     let mut out = cx.scratch(to, tensor.dims())?;
-    Conversion::new(tensor.dtype(), to, Options::default())?.run(tensor, &mut out, cx.parallel())?;
+    Conversion::new(tensor.dtype(), to, Options::default())?.run(tensor, &mut out, machine(cx))?;
     Ok(out)
 }
 
@@ -64,7 +69,7 @@ pub fn set_converted(cx: &mut Context<'_>, index: usize, tensor: Tensor, to: DTy
     if tensor.dtype() == to {
         out.as_bytes_mut().copy_from_slice(tensor.as_bytes());
     } else {
-        Conversion::new(tensor.dtype(), to, Options::default())?.run(&tensor, &mut out, cx.parallel())?;
+        Conversion::new(tensor.dtype(), to, Options::default())?.run(&tensor, &mut out, machine(cx))?;
     }
     cx.set(index, out);
     Ok(())
@@ -93,7 +98,9 @@ fn options(node: &Node) -> Result<Options> {
         "down" => RoundMode::Down,
         "nearest" => RoundMode::Nearest,
         other => {
-            return Err(OpError::invalid(format!("attribute 'round_mode' must be up, down or nearest, got '{other}'")));
+            return Err(OpError::invalid(format!(
+                "attribute 'round_mode' must be up, down or nearest, got '{other}'"
+            )));
         }
     };
     Ok(Options { saturate: node.flag("saturate", true)?, round_mode })

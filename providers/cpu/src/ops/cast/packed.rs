@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn packing_inverts_unpacking() {
-        for bits in [2, 4, 6] {
+        for bits in [2usize, 4, 6] {
             let codes: Vec<u8> = (0..37u8).map(|i| i.wrapping_mul(29) & ((1 << bits) - 1)).collect();
             let mut packed = vec![0xFF; (37 * bits).div_ceil(8)];
             pack(&codes, bits, &mut packed);

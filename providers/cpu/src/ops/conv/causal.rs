@@ -30,7 +30,9 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
     ] {
         let value = node.int(name, usual)?;
         if value != usual {
-            return Err(OpError::unsupported(format!("attribute '{name}' is {value}; there is a kernel for {usual} only")));
+            return Err(OpError::unsupported(format!(
+                "attribute '{name}' is {value}; there is a kernel for {usual} only"
+            )));
         }
     }
     let dilation = node.int("dilation", 1)?;
@@ -59,7 +61,9 @@ impl CausalConv {
         let past = real::load_optional::<T>(cx, 3)?;
         let dims = x.dims();
         if dims.len() < 3 {
-            return Err(OpError::invalid(format!("CausalConvWithState takes three axes, got shape {dims:?}")));
+            return Err(OpError::invalid(format!(
+                "CausalConvWithState takes three axes, got shape {dims:?}"
+            )));
         }
         let (batch, channels, length) = if self.channels_last {
             (dims[0], dims[2..].iter().product::<usize>(), dims[1])
@@ -99,7 +103,8 @@ impl CausalConv {
             let mut sequence = Vec::with_capacity(history + length);
             for line in range {
                 sequence.clear();
-                sequence.extend((0..history).map(|i| past.map_or(T::ZERO, |past| past[index(line, i, history)])));
+                sequence
+                    .extend((0..history).map(|i| past.map_or(T::ZERO, |past| past[index(line, i, history)])));
                 sequence.extend((0..length).map(|i| x[index(line, i, length)]));
                 let weights = &w[line % channels * taps..][..taps];
                 for position in 0..length {

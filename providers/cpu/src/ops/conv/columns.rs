@@ -5,7 +5,14 @@ use crate::ops::real::Real;
 use crate::ops::window::Geometry;
 
 /// Writes columns `from .. from + columns` of the column matrix of `channels` input planes into `out`, row-major.
-pub fn gather<T: Real>(geometry: &Geometry, planes: &[T], channels: usize, from: usize, columns: usize, out: &mut [T]) {
+pub fn gather<T: Real>(
+    geometry: &Geometry,
+    planes: &[T],
+    channels: usize,
+    from: usize,
+    columns: usize,
+    out: &mut [T],
+) {
     let (plane_len, kernel_len) = (geometry.input_len(), geometry.kernel_len());
     for channel in 0..channels {
         let plane = &planes[channel * plane_len..][..plane_len];

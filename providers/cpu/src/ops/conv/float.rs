@@ -73,13 +73,16 @@ impl Shape {
                 "convolution takes an input and weights of one rank, at least 3; got shapes {x:?} and {w:?}"
             )));
         }
-        if w[1] * group != x[1] || w[0] % group != 0 {
+        if w[1] * group != x[1] || !w[0].is_multiple_of(group) {
             return Err(OpError::invalid(format!(
                 "input shape {x:?} and weight shape {w:?} do not fit {group} groups of channels"
             )));
         }
         if !window.kernel.is_empty() && window.kernel[..] != w[2..] {
-            return Err(OpError::invalid(format!("kernel_shape {:?} differs from the weights' {w:?}", window.kernel)));
+            return Err(OpError::invalid(format!(
+                "kernel_shape {:?} differs from the weights' {w:?}",
+                window.kernel
+            )));
         }
         let geometry = window.fit(&x[2..], &w[2..])?;
         Ok(Shape { batch: x[0], inputs: w[1], outputs: w[0] / group, group, geometry })
@@ -87,7 +90,10 @@ impl Shape {
 
     /// Shape of the result, channels first.
     pub fn output_dims(&self) -> Dims {
-        [self.batch, self.outputs * self.group].into_iter().chain(self.geometry.output.iter().copied()).collect()
+        [self.batch, self.outputs * self.group]
+            .into_iter()
+            .chain(self.geometry.output.iter().copied())
+            .collect()
     }
 }
 
@@ -107,7 +113,9 @@ impl Conv {
 
 impl Kernel for Conv {
     fn pack(&self, constants: &Constants<'_>) -> Result<Released> {
-        let Some(w) = constants.input(1).filter(|w| w.dtype() != DType::F64) else { return Ok(Released::NONE) };
+        let Some(w) = constants.input(1).filter(|w| w.dtype() != DType::F64) else {
+            return Ok(Released::NONE);
+        };
         // The plain loops that crop the input read the filter as it is.
         if self.window.crops() || w.rank() < 3 {
             return Ok(Released::NONE);
@@ -176,7 +184,9 @@ impl Conv {
             }
         }
         let Some(filter) = constant.or(fresh.as_ref()) else { return self.run_plain::<f32>(cx) };
-        if let Some(fitted) = self.fitted.get().filter(|fitted| &fitted.x_dims[..] == x.dims() && constant.is_some()) {
+        if let Some(fitted) =
+            self.fitted.get().filter(|fitted| &fitted.x_dims[..] == x.dims() && constant.is_some())
+        {
             return self.finish_packed(cx, dtype, &x, filter, fitted);
         }
         let Some(fitted) = self.fit(x.dims(), &w_dims)? else { return self.run_plain::<f32>(cx) };
@@ -246,7 +256,12 @@ impl Conv {
 }
 
 /// Stores a channels-first result of shape `dims` with its channels last.
-fn store_channels_last<T: Real>(cx: &mut Context<'_>, dtype: DType, dims: &[usize], first: &[T]) -> Result<()> {
+fn store_channels_last<T: Real>(
+    cx: &mut Context<'_>,
+    dtype: DType,
+    dims: &[usize],
+    first: &[T],
+) -> Result<()> {
     let mut last_dims: Dims = dims.into();
     last_dims[1..].rotate_left(1);
     let mut y = Output::new::<T>(cx, 0, dtype, &last_dims)?;

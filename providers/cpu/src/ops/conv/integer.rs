@@ -24,7 +24,7 @@ struct Weights {
 }
 
 impl Weights {
-    fn pack(w: &Tensor, group: usize) -> Result<Weights> {
+    fn pack(cpu: &Cpu<'_>, w: &Tensor, group: usize) -> Result<Weights> {
         let dims = w.dims();
         if dims.len() < 3 || !dims[0].is_multiple_of(group) {
             return Err(OpError::invalid(format!("weight shape {dims:?} does not fit {group} groups")));
@@ -42,7 +42,7 @@ impl Weights {
                     *byte = bytes[((index * outputs + output) * inputs + input) * kernel_len + element];
                 }
             }
-            groups.push(PackedBytes::new(&matrix, signed, kernel_len * inputs, outputs, false));
+            groups.push(PackedBytes::new(cpu, &matrix, signed, kernel_len * inputs, outputs, false)?);
         }
         Ok(Weights { groups, dims: dims.into() })
     }
@@ -72,7 +72,8 @@ impl IntegerConv {
         let Some(w) = constants.input(index).filter(|w| check(w.dtype()).is_ok()) else {
             return Ok(Released::NONE);
         };
-        let _ = self.weights.set(Weights::pack(w, self.group)?);
+        let cpu = Cpu::new(constants.features(), constants.parallel());
+        let _ = self.weights.set(Weights::pack(&cpu, w, self.group)?);
         Ok(Released::NONE.with(index))
     }
 
@@ -102,7 +103,8 @@ impl IntegerConv {
     ) -> Result<()> {
         let (x_zero, w_zero) = zeros;
         let geometry = &shape.geometry;
-        let (input_len, positions, kernel_len) = (geometry.input_len(), geometry.output_len(), geometry.kernel_len());
+        let (input_len, positions, kernel_len) =
+            (geometry.input_len(), geometry.output_len(), geometry.kernel_len());
         let channels = shape.inputs * shape.group;
         let outputs = shape.outputs * shape.group;
         let signed = is_signed(x.dtype())?;
@@ -140,7 +142,8 @@ impl IntegerConv {
                     multiply(&cpu, bytes, x_zero, packed, &w_zeros[index], (0, 0), c)
                         .expect("one input zero point, and one a column or one in all for the weights");
                     for (position, values) in c.chunks_exact(shape.outputs.max(1)).enumerate() {
-                        all[position * outputs + index * shape.outputs..][..shape.outputs].copy_from_slice(values);
+                        all[position * outputs + index * shape.outputs..][..shape.outputs]
+                            .copy_from_slice(values);
                     }
                 }
                 for (position, values) in all[..count * outputs].chunks_exact(outputs.max(1)).enumerate() {
@@ -152,15 +155,26 @@ impl IntegerConv {
     }
 
     /// The input with its channels last.
-    fn channels_last_image(&self, cx: &Context<'_>, x: &Tensor, channels: usize, len: usize) -> Result<Tensor> {
+    fn channels_last_image(
+        &self,
+        cx: &Context<'_>,
+        x: &Tensor,
+        channels: usize,
+        len: usize,
+    ) -> Result<Tensor> {
         if self.channels_last || channels == 1 {
             return Ok(x.clone());
         }
         let mut turned = cx.scratch(x.dtype(), x.dims())?;
         let (from, to) = (x.as_bytes(), turned.as_bytes_mut());
-        for (from, to) in from.chunks_exact((channels * len).max(1)).zip(to.chunks_exact_mut((channels * len).max(1))) {
+        for (from, to) in
+            from.chunks_exact((channels * len).max(1)).zip(to.chunks_exact_mut((channels * len).max(1)))
+        {
             for (channel, plane) in from.chunks_exact(len).enumerate() {
-                plane.iter().enumerate().for_each(|(position, &byte)| to[position * channels + channel] = byte);
+                plane
+                    .iter()
+                    .enumerate()
+                    .for_each(|(position, &byte)| to[position * channels + channel] = byte);
             }
         }
         Ok(turned)
@@ -219,7 +233,7 @@ impl Kernel for ConvInteger {
         let weights = match self.0.weights.get() {
             Some(weights) => weights,
             None => {
-                fresh = Weights::pack(cx.input(1)?, self.0.group)?;
+                fresh = Weights::pack(&Cpu::new(cx.features(), cx.parallel()), cx.input(1)?, self.0.group)?;
                 &fresh
             }
         };
@@ -259,7 +273,7 @@ impl Kernel for QLinearConv {
         let weights = match self.0.weights.get() {
             Some(weights) => weights,
             None => {
-                fresh = Weights::pack(cx.input(3)?, self.0.group)?;
+                fresh = Weights::pack(&Cpu::new(cx.features(), cx.parallel()), cx.input(3)?, self.0.group)?;
                 &fresh
             }
         };
@@ -270,11 +284,15 @@ impl Kernel for QLinearConv {
         let w_scale = cx.input(4)?.as_slice::<f32>()?;
         let y_scale = cx.input(6)?.to_scalar::<f32>()?;
         let bias = cx.optional(8).map(|bias| bias.as_slice::<i32>()).transpose()?;
-        if w_scale.len() != 1 && w_scale.len() != channels || bias.is_some_and(|bias| bias.len() != channels) {
-            return Err(OpError::invalid(format!("weight scale or bias do not fit {channels} output channels")));
+        if w_scale.len() != 1 && w_scale.len() != channels || bias.is_some_and(|bias| bias.len() != channels)
+        {
+            return Err(OpError::invalid(format!(
+                "weight scale or bias do not fit {channels} output channels"
+            )));
         }
-        let scales: Vec<f32> =
-            (0..channels).map(|c| x_scale * w_scale[if w_scale.len() == 1 { 0 } else { c }] / y_scale).collect();
+        let scales: Vec<f32> = (0..channels)
+            .map(|c| x_scale * w_scale[if w_scale.len() == 1 { 0 } else { c }] / y_scale)
+            .collect();
         let dtype = cx.input(7)?.dtype();
         let signed = is_signed(dtype)?;
         let zero = ZeroPoints::read(cx.optional(7))?.of(0, 1)?[0];

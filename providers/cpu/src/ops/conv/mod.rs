@@ -7,6 +7,9 @@ mod integer;
 mod plain;
 mod transpose;
 
+#[cfg(test)]
+mod tests;
+
 use super::{NEWEST, Operator};
 
 pub const OPERATORS: &[Operator] = &[

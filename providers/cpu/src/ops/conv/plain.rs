@@ -56,9 +56,17 @@ pub fn convolve<T: Dense>(
 }
 
 /// Every output channel sees one input channel: the window slides over the plane itself.
-fn depthwise<T: Real>(cx: &Context<'_>, shape: &Shape, x: &[T], w: &[T], finish: &Finish<'_, T>, y: &mut [T]) {
+fn depthwise<T: Real>(
+    cx: &Context<'_>,
+    shape: &Shape,
+    x: &[T],
+    w: &[T],
+    finish: &Finish<'_, T>,
+    y: &mut [T],
+) {
     let geometry = &shape.geometry;
-    let (input_len, output_len, kernel_len) = (geometry.input_len(), geometry.output_len(), geometry.kernel_len());
+    let (input_len, output_len, kernel_len) =
+        (geometry.input_len(), geometry.output_len(), geometry.kernel_len());
     let channels = shape.outputs * shape.group;
     let last = geometry.input.len() - 1;
     let (size, width, stride) = (geometry.input[last], geometry.output[last], geometry.strides[last]);
@@ -77,7 +85,10 @@ fn depthwise<T: Real>(cx: &Context<'_>, shape: &Shape, x: &[T], w: &[T], finish:
                     let line = &mut line[columns];
                     match stride {
                         1 => line.iter_mut().zip(&input[first..]).for_each(|(y, &x)| *y += weight * x),
-                        2 => line.iter_mut().zip(input[first..].chunks(2)).for_each(|(y, x)| *y += weight * x[0]),
+                        2 => line
+                            .iter_mut()
+                            .zip(input[first..].chunks(2))
+                            .for_each(|(y, x)| *y += weight * x[0]),
                         _ => line
                             .iter_mut()
                             .zip(input[first..].iter().step_by(stride))

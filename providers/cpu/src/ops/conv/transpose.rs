@@ -94,24 +94,34 @@ impl ConvTranspose {
         let rank = input.len();
         let expand = |values: &[i64], default: i64, name: &str, least: i64| -> Result<Vec<i64>> {
             if let Some(value) = values.iter().find(|&&value| value < least) {
-                return Err(OpError::invalid(format!("attribute '{name}' holds {value}, expected at least {least}")));
+                return Err(OpError::invalid(format!(
+                    "attribute '{name}' holds {value}, expected at least {least}"
+                )));
             }
             match values.len() {
                 0 => Ok(vec![default; rank]),
                 len if len == rank => Ok(values.to_vec()),
-                len => Err(OpError::invalid(format!("attribute '{name}' has {len} values for {rank} spatial axes"))),
+                len => Err(OpError::invalid(format!(
+                    "attribute '{name}' has {len} values for {rank} spatial axes"
+                ))),
             }
         };
         let strides = expand(&self.strides, 1, "strides", 1)?;
         let dilations = expand(&self.dilations, 1, "dilations", 1)?;
         let extra = expand(&self.output_padding, 0, "output_padding", 0)?;
         if !self.pads.is_empty() && self.pads.len() != 2 * rank {
-            return Err(OpError::invalid(format!("attribute 'pads' has {} values, expected {}", self.pads.len(), 2 * rank)));
+            return Err(OpError::invalid(format!(
+                "attribute 'pads' has {} values, expected {}",
+                self.pads.len(),
+                2 * rank
+            )));
         }
         // Some exporters write batch and channels into output_shape too.
         let wanted = &self.output_shape[self.output_shape.len().saturating_sub(rank)..];
         if !wanted.is_empty() && wanted.len() != rank {
-            return Err(OpError::invalid(format!("output_shape {wanted:?} does not fit {rank} spatial axes")));
+            return Err(OpError::invalid(format!(
+                "output_shape {wanted:?} does not fit {rank} spatial axes"
+            )));
         }
         let mut geometry = Geometry {
             input: Dims::new(),
@@ -123,7 +133,10 @@ impl ConvTranspose {
             ends: Vec::with_capacity(rank),
         };
         for axis in 0..rank {
-            let full = strides[axis] * (input[axis] as i64 - 1) + extra[axis] + (kernel[axis] as i64 - 1) * dilations[axis] + 1;
+            let full = strides[axis] * (input[axis] as i64 - 1)
+                + extra[axis]
+                + (kernel[axis] as i64 - 1) * dilations[axis]
+                + 1;
             let size = match (wanted.get(axis), self.auto_pad) {
                 (Some(&size), _) => Some(size),
                 (None, AutoPad::SameUpper | AutoPad::SameLower) => Some(input[axis] as i64 * strides[axis]),
@@ -132,14 +145,17 @@ impl ConvTranspose {
             let (begin, size) = match size {
                 Some(size) => {
                     let total = (full - size).max(0);
-                    let begin = if self.auto_pad == AutoPad::SameUpper { total / 2 } else { total - total / 2 };
+                    let begin =
+                        if self.auto_pad == AutoPad::SameUpper { total / 2 } else { total - total / 2 };
                     (begin, size)
                 }
                 None if self.pads.is_empty() || self.auto_pad == AutoPad::Valid => (0, full),
                 None => (self.pads[axis], full - self.pads[axis] - self.pads[axis + rank]),
             };
             if size < 0 {
-                return Err(OpError::invalid(format!("the output would have size {size} on spatial axis {axis}")));
+                return Err(OpError::invalid(format!(
+                    "the output would have size {size} on spatial axis {axis}"
+                )));
             }
             geometry.input.push(size as usize);
             geometry.begins.push(begin);
@@ -154,14 +170,22 @@ impl ConvTranspose {
         let w = real::load_input::<T>(cx, 1)?;
         let bias = real::load_optional::<T>(cx, 2)?;
         let (x_dims, w_dims) = (x.dims(), w.dims());
-        if x_dims.len() < 3 || x_dims.len() != w_dims.len() || x_dims[1] != w_dims[0] || w_dims[0] % self.group != 0 {
+        if x_dims.len() < 3
+            || x_dims.len() != w_dims.len()
+            || x_dims[1] != w_dims[0]
+            || w_dims[0] % self.group != 0
+        {
             return Err(OpError::invalid(format!(
                 "input shape {x_dims:?} and weight shape {w_dims:?} do not fit {} groups of channels",
                 self.group
             )));
         }
-        if !self.kernel.is_empty() && !self.kernel.iter().map(|&k| k as usize).eq(w_dims[2..].iter().copied()) {
-            return Err(OpError::invalid(format!("kernel_shape {:?} differs from the weights' {w_dims:?}", self.kernel)));
+        if !self.kernel.is_empty() && !self.kernel.iter().map(|&k| k as usize).eq(w_dims[2..].iter().copied())
+        {
+            return Err(OpError::invalid(format!(
+                "kernel_shape {:?} differs from the weights' {w_dims:?}",
+                self.kernel
+            )));
         }
         let geometry = self.geometry(&x_dims[2..], &w_dims[2..])?;
         let (inputs, outputs) = (x_dims[1] / self.group, w_dims[1]);
@@ -170,7 +194,9 @@ impl ConvTranspose {
         let mut y = Output::new::<T>(cx, 0, dtype, &dims)?;
         let bias = bias.as_ref().map(|bias| bias.as_slice::<T>()).transpose()?;
         if bias.is_some_and(|bias| bias.len() != channels) {
-            return Err(OpError::invalid(format!("the bias does not have {channels} values, one an output channel")));
+            return Err(OpError::invalid(format!(
+                "the bias does not have {channels} values, one an output channel"
+            )));
         }
         let (x, w) = (x.as_slice::<T>()?, w.as_slice::<T>()?);
         let (positions, plane_len) = (geometry.output_len(), geometry.input_len());

@@ -3,12 +3,13 @@
 use tenon_kernels::cpu::elementwise::{Binary, Unary};
 
 use super::row::{BinaryLoop, UnaryLoop, fill_binary, run_unary};
+use super::unary::Special;
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
 use crate::node::Node;
-use crate::ops::Operator;
 use crate::ops::cast::set_converted;
 use crate::ops::real::{self, Real, with_real};
+use crate::ops::{NEWEST, Operator};
 use crate::tensor::{DType, Dims, Tensor};
 
 /// `function(x + bias)`; the bias may be absent.
@@ -21,7 +22,7 @@ impl Kernel for BiasActivation {
         let dtype = cx.input(0)?.dtype();
         real::check(dtype)?;
         if dtype == DType::F64 {
-            return Err(OpError::unsupported("double is not defined for this operator"));
+            return self.run_f64(cx);
         }
         if cx.optional(1).is_none() {
             return run_unary(cx, UnaryLoop::Vector(self.function), [0.0; 2], dtype);
@@ -34,6 +35,24 @@ impl Kernel for BiasActivation {
             return Ok(());
         }
         set_converted(cx, 0, sum, dtype)
+    }
+}
+
+impl BiasActivation {
+    fn run_f64(&self, cx: &mut Context<'_>) -> Result<()> {
+        let x = cx.input(0)?;
+        let bias = cx.optional(1).map(Tensor::as_slice::<f64>).transpose()?;
+        let width = x.dims().last().copied().unwrap_or(1);
+        if let Some(bias) = bias.filter(|bias| bias.len() != width) {
+            return Err(OpError::invalid(format!("expected a bias of {width} elements, got {}", bias.len())));
+        }
+        let function = if self.function == Unary::GeluTanh { f64::gelu_tanh } else { f64::gelu };
+        let mut out = cx.output(0, DType::F64, x.dims())?;
+        for (i, (y, &x)) in out.as_mut_slice::<f64>()?.iter_mut().zip(x.as_slice::<f64>()?).enumerate() {
+            *y = function(x + bias.map_or(0.0, |bias| bias[i % width]));
+        }
+        cx.set(0, out);
+        Ok(())
     }
 }
 
@@ -58,7 +77,7 @@ impl Kernel for BiasSplitGelu {
     }
 }
 
-fn split_gelu<T: Real + super::unary::Gelued>(cx: &mut Context<'_>, dtype: DType) -> Result<()> {
+fn split_gelu<T: Real + Special>(cx: &mut Context<'_>, dtype: DType) -> Result<()> {
     let (x, bias) = (real::load_input::<T>(cx, 0)?, real::load_input::<T>(cx, 1)?);
     let mut dims: Dims = x.dims().into();
     let width = dims.last().copied().unwrap_or(0);
@@ -115,15 +134,48 @@ fn bias_add<T: Real>(cx: &mut Context<'_>, dtype: DType) -> Result<()> {
     out.finish(cx)
 }
 
+/// `scale * x + bias[channel]` over `[N, C, ...]` (ImageScaler, an experiment of opset 1).
+struct ImageScaler {
+    scale: f64,
+    bias: Vec<f32>,
+}
+
+impl Kernel for ImageScaler {
+    fn run(&self, cx: &mut Context<'_>) -> Result<()> {
+        let dtype = cx.input(0)?.dtype();
+        with_real!(dtype, T => self.run_typed::<T>(cx, dtype))
+    }
+}
+
+impl ImageScaler {
+    fn run_typed<T: Real>(&self, cx: &mut Context<'_>, dtype: DType) -> Result<()> {
+        let x = real::load_input::<T>(cx, 0)?;
+        let channels = x.dims().get(1).copied().unwrap_or(0);
+        if channels != self.bias.len() {
+            return Err(OpError::invalid(format!("expected {} channels, got {channels}", self.bias.len())));
+        }
+        let plane: usize = x.dims()[2..].iter().product();
+        let mut out = real::Output::new::<T>(cx, 0, dtype, x.dims())?;
+        for (i, (y, &x)) in out.slice::<T>()?.iter_mut().zip(x.as_slice::<T>()?).enumerate() {
+            *y = x * T::from_f64(self.scale) + T::from_f32(self.bias[i / plane % channels]);
+        }
+        out.finish(cx)
+    }
+}
+
+fn build_image_scaler(node: &Node) -> Result<Box<dyn Kernel>> {
+    real::check(node.input_dtype(0))?;
+    let bias = node.floats("bias")?.unwrap_or(&[]).to_vec();
+    Ok(Box::new(ImageScaler { scale: f64::from(node.float("scale", 1.0)?), bias }))
+}
+
 fn build(node: &Node, function: Unary) -> Result<Box<dyn Kernel>> {
     real::check(node.input_dtype(0))?;
-    if node.input_dtype(0) == DType::F64 {
-        return Err(OpError::unsupported(format!("{} is not defined for double", node.op_type)));
-    }
     Ok(Box::new(BiasActivation { function }))
 }
 
 pub const OPERATORS: &[Operator] = &[
+    Operator::onnx("ImageScaler", 1, NEWEST, build_image_scaler),
     Operator::of("com.microsoft", "BiasGelu", |node| build(node, Unary::Gelu)),
     Operator::of("com.microsoft", "FastGelu", |node| build(node, Unary::GeluTanh)),
     Operator::of("com.microsoft", "BiasSplitGelu", |node| {

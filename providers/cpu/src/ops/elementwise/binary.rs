@@ -115,7 +115,7 @@ functions! {
     Div |p, a, b| float a / b, integer if b == 0 { 0 } else { a.wrapping_div(b) };
     /// The result has the divisor's sign; integers modulo zero give zero.
     FloorMod |p, a, b|
-        float if a % b == 0.0 { (a - a).copysign(b) } else { towards_divisor(a % b, b) },
+        float if a % b == 0.0 { (a % b).copysign(b) } else { towards_divisor(a % b, b) },
         integer if b == 0 { 0 } else { towards_divisor(a.wrapping_rem(b), b) };
     /// The result has the dividend's sign; integers modulo zero give zero.
     TruncMod |p, a, b| float a % b, integer if b == 0 { 0 } else { a.wrapping_rem(b) };
@@ -127,7 +127,10 @@ functions! {
 
 /// The remainder of a division that rounds down, given that of one that rounds towards zero.
 #[inline(always)]
-fn towards_divisor<T: Copy + Default + PartialOrd + std::ops::Add<Output = T>>(remainder: T, divisor: T) -> T {
+fn towards_divisor<T: Copy + Default + PartialOrd + std::ops::Add<Output = T>>(
+    remainder: T,
+    divisor: T,
+) -> T {
     let zero = T::default();
     if remainder != zero && (remainder < zero) != (divisor < zero) { remainder + divisor } else { remainder }
 }
@@ -303,7 +306,8 @@ first! { u8 u16 u32 u64 }
 
 fn build_prelu(node: &Node) -> Result<Box<dyn Kernel>> {
     if node.version >= 7 {
-        return Arithmetic { op_type: "PRelu", select: prelu, params: [0.0; 2], legacy: Legacy::No }.build(node);
+        return Arithmetic { op_type: "PRelu", select: prelu, params: [0.0; 2], legacy: Legacy::No }
+            .build(node);
     }
     Ok(Box::new(ChannelPRelu))
 }
@@ -316,8 +320,8 @@ impl Kernel for ChannelPRelu {
         let (x, slope) = (cx.input(0)?, cx.input(1)?);
         let dtype = x.dtype();
         check_same_type(dtype, slope.dtype())?;
-        let body =
-            prelu(dtype).ok_or_else(|| OpError::unsupported(format!("PRelu is not defined for element type {dtype}")))?;
+        let body = prelu(dtype)
+            .ok_or_else(|| OpError::unsupported(format!("PRelu is not defined for element type {dtype}")))?;
         let per_channel = slope.rank() == 1 && slope.len() != 1 && x.rank() > 1;
         let legacy = if per_channel { Legacy::Axis(1) } else { Legacy::No };
         let dims = legacy.align(x.dims(), slope.dims())?;

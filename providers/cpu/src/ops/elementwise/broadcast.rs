@@ -80,6 +80,22 @@ impl<const N: usize> Broadcast<N> {
         self.steps[i][0] == 0
     }
 
+    /// When exactly one operand repeats every `period` output elements, with `1 < period <= most`, and all others run
+    /// along: that operand and its period.
+    pub fn periodic(&self, most: usize) -> Option<(usize, usize)> {
+        let period = self.sizes[0];
+        if self.sizes.len() != 2
+            || period < 2
+            || period > most
+            || self.steps.iter().any(|steps| steps[0] != 1)
+        {
+            return None;
+        }
+        let mut repeating = (0..N).filter(|&i| self.steps[i][1] == 0);
+        let only = repeating.next()?;
+        if repeating.next().is_some() { None } else { Some((only, period)) }
+    }
+
     /// Calls `body(at, len, offsets)` for every row of the output elements `range`: the row fills output elements
     /// `at .. at + len` and operand `i` starts at its element `offsets[i]`.
     pub fn for_each_row(&self, range: Range<usize>, mut body: impl FnMut(usize, usize, [usize; N])) {
@@ -100,8 +116,9 @@ impl<const N: usize> Broadcast<N> {
                 counter
             })
             .collect();
-        let mut bases: [usize; N] =
-            std::array::from_fn(|i| counters.iter().zip(&self.steps[i][1..]).map(|(&c, &step)| c * step).sum());
+        let mut bases: [usize; N] = std::array::from_fn(|i| {
+            counters.iter().zip(&self.steps[i][1..]).map(|(&c, &step)| c * step).sum()
+        });
         let mut at = range.start;
         while at < range.end {
             let len = (inner - column).min(range.end - at);
@@ -145,7 +162,10 @@ mod tests {
         let mut seen = Vec::new();
         plan.for_each_row(range.unwrap_or(0..plan.len()), |at, len, offsets| {
             for k in 0..len {
-                seen.push((at + k, std::array::from_fn(|i| offsets[i] + if plan.repeats(i) { 0 } else { k })));
+                seen.push((
+                    at + k,
+                    std::array::from_fn(|i| offsets[i] + if plan.repeats(i) { 0 } else { k }),
+                ));
             }
         });
         seen
@@ -196,6 +216,9 @@ mod tests {
     fn equal_masks_merge_into_one_loop() {
         let plan = Broadcast::new([&[2, 3, 4, 5], &[3, 1, 1]], &[2, 3, 4, 5]).unwrap();
         assert_eq!(plan.sizes.as_slice(), [20, 3, 2]);
+        assert_eq!(plan.periodic(512), None);
+        let row = Broadcast::new([&[5], &[2, 3, 5]], &[2, 3, 5]).unwrap();
+        assert_eq!((row.periodic(512), row.periodic(4)), (Some((0, 5)), None));
         assert!(Broadcast::new([&[2, 3], &[2]], &[2, 3]).is_err());
     }
 }

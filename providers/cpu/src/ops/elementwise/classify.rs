@@ -31,7 +31,8 @@ impl Classify {
             DType::F16 => each(input.as_slice::<half::f16>()?, out, |x| self.holds(x.to_f64())),
             DType::BF16 => each(input.as_slice::<half::bf16>()?, out, |x| self.holds(x.to_f64())),
             other => {
-                let table = minifloat::table(other).filter(|_| other.bits() == 8).ok_or_else(|| refuse(other))?;
+                let table =
+                    minifloat::table(other).filter(|_| other.bits() == 8).ok_or_else(|| refuse(other))?;
                 each(input.as_bytes(), out, |code| self.holds(f64::from(table[usize::from(code)])));
             }
         }

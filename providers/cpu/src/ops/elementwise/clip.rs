@@ -12,7 +12,7 @@ use crate::tensor::{DType, Element, Tensor};
 
 enum Clip {
     /// Limits known while building.
-    Fixed { low: f32, high: f32 },
+    Fixed { low: Option<f32>, high: Option<f32> },
     /// Limits in inputs 1 and 2, either of which may be absent.
     Inputs,
 }
@@ -39,8 +39,8 @@ macro_rules! limited {
 }
 
 limited! {
-    f32 f32::NEG_INFINITY, f32::INFINITY;
-    f64 f64::NEG_INFINITY, f64::INFINITY;
+    f32 f32::MIN, f32::MAX;
+    f64 f64::MIN, f64::MAX;
     i8 i8::MIN, i8::MAX;
     i16 i16::MIN, i16::MAX;
     i32 i32::MIN, i32::MAX;
@@ -52,15 +52,17 @@ limited! {
 }
 
 impl Clip {
-    fn limits<T: Limited>(&self, cx: &Context<'_>) -> Result<[T; 2]> {
+    /// The limits; `widest` are those of the element type.
+    fn limits<T: Limited>(&self, cx: &Context<'_>, widest: [T; 2]) -> Result<[T; 2]> {
+        let or = |limit: Option<f32>, default| limit.map_or(default, T::from_f32);
         match self {
-            Clip::Fixed { low, high } => Ok([T::from_f32(*low), T::from_f32(*high)]),
-            Clip::Inputs => Ok([limit(cx, 1, T::LOWEST)?, limit(cx, 2, T::HIGHEST)?]),
+            Clip::Fixed { low, high } => Ok([or(*low, widest[0]), or(*high, widest[1])]),
+            Clip::Inputs => Ok([limit(cx, 1, widest[0])?, limit(cx, 2, widest[1])?]),
         }
     }
 
     fn run_typed<T: Limited>(&self, cx: &mut Context<'_>) -> Result<()> {
-        let [low, high] = self.limits::<T>(cx)?;
+        let [low, high] = self.limits(cx, [T::LOWEST, T::HIGHEST])?;
         let input = cx.input(0)?;
         let mut out = cx.output(0, T::DTYPE, input.dims())?;
         for (out, &x) in out.as_mut_slice::<T>()?.iter_mut().zip(input.as_slice::<T>()?) {
@@ -88,7 +90,12 @@ impl Kernel for Clip {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         match cx.input(0)?.dtype() {
             dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
-                let [min, max] = self.limits::<f32>(cx)?;
+                let largest = match dtype {
+                    DType::F16 => half::f16::MAX.to_f32(),
+                    DType::BF16 => half::bf16::MAX.to_f32(),
+                    _ => f32::MAX,
+                };
+                let [min, max] = self.limits(cx, [-largest, largest])?;
                 run_unary(cx, UnaryLoop::Vector(Unary::Clip { min, max }), [0.0; 2], dtype)
             }
             DType::F64 => self.run_typed::<f64>(cx),
@@ -117,8 +124,7 @@ fn build(node: &Node) -> Result<Box<dyn Kernel>> {
     if node.version >= 11 {
         return Ok(Box::new(Clip::Inputs));
     }
-    let low = node.float("min", f32::NEG_INFINITY)?;
-    let high = node.float("max", f32::INFINITY)?;
+    let (low, high) = (node.optional_float("min")?, node.optional_float("max")?);
     Ok(Box::new(Clip::Fixed { low, high }))
 }
 

@@ -250,7 +250,11 @@ fn build_shift(node: &Node) -> Result<Box<dyn Kernel>> {
     let select: fn(DType) -> Option<BinaryLoop> = match node.string("direction", "")? {
         "LEFT" => |dtype| integers::<ShiftLeft>(dtype).map(BinaryLoop::Typed),
         "RIGHT" => |dtype| integers::<ShiftRight>(dtype).map(BinaryLoop::Typed),
-        other => return Err(OpError::invalid(format!("attribute 'direction' must be LEFT or RIGHT, got '{other}'"))),
+        other => {
+            return Err(OpError::invalid(format!(
+                "attribute 'direction' must be LEFT or RIGHT, got '{other}'"
+            )));
+        }
     };
     Arithmetic { op_type: "BitShift", select, params: [0.0; 2], legacy: Legacy::No }.build(node)
 }

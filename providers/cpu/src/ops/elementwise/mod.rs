@@ -13,3 +13,6 @@ pub mod row;
 pub mod select;
 pub mod unary;
 pub mod variadic;
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,9 @@ use tenon_kernels::cpu::elementwise::{Binary, Unary};
 
 use super::binary::Legacy;
 use super::broadcast::shape_of;
-use super::row::{BinaryLoop, BinaryOp, Params, UnaryLoop, binary_row, fill_binary, is_half, run_binary, run_unary};
+use super::row::{
+    BinaryLoop, BinaryOp, Params, UnaryLoop, binary_row, fill_binary, is_half, run_binary, run_unary,
+};
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
 use crate::node::Node;

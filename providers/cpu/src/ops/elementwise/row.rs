@@ -1,8 +1,8 @@
 //! The element loops of one- and two-operand operators. An operator gives a function of single elements; here it becomes
 //! a loop over rows for one element type, picked once while building, and driven over broadcast shapes and threads.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use tenon_kernels::cpu::cast::convert_float;
 use tenon_kernels::cpu::elementwise::{self, Binary, Unary};
 use tenon_kernels::cpu::{Context as KernelContext, Features};
 use tenon_kernels::parallel::Parallel;
@@ -14,6 +14,9 @@ use crate::tensor::{DType, Element, Tensor};
 
 /// Elements below which a thread is not worth waking.
 const GRAIN: usize = 32 * 1024;
+
+/// Elements of the row that short periods are laid out to.
+const TILE: usize = 1024;
 
 /// Elements converted at a time when a 16-bit type is computed as f32.
 const CHUNK: usize = 256;
@@ -73,10 +76,18 @@ pub trait BinaryOp<T> {
 ///
 /// # Safety
 /// See [`UnaryRow`].
-pub unsafe fn unary_row<T: Element, P: UnaryOp<T>>(params: &Params, input: *const u8, out: *mut u8, len: usize) {
+pub unsafe fn unary_row<T: Element, P: UnaryOp<T>>(
+    params: &Params,
+    input: *const u8,
+    out: *mut u8,
+    len: usize,
+) {
     // SAFETY: the caller passes `len` elements of type `T` on both sides, without overlap.
     let (input, out) = unsafe {
-        (std::slice::from_raw_parts(input.cast::<T>(), len), std::slice::from_raw_parts_mut(out.cast::<T>(), len))
+        (
+            std::slice::from_raw_parts(input.cast::<T>(), len),
+            std::slice::from_raw_parts_mut(out.cast::<T>(), len),
+        )
     };
     for (out, &x) in out.iter_mut().zip(input) {
         *out = P::apply(params, x);
@@ -143,10 +154,10 @@ impl UnaryLoop {
             let n = CHUNK.min(len - at);
             // SAFETY: the row has elements `at .. at + n` on both sides and the arrays hold `n` elements.
             unsafe {
-                widen(run.from, input.add(at * 2), &mut wide[..n]);
+                widen(run, input.add(at * 2), &mut wide[..n]);
                 if run.to == run.from {
                     self.run_direct(run, wide.as_ptr().cast(), result.as_mut_ptr().cast(), n);
-                    narrow(run.to, &result[..n], out.add(at * 2));
+                    narrow(run, &result[..n], out.add(at * 2));
                 } else {
                     self.run_direct(run, wide.as_ptr().cast(), out.add(at * run.to.bits() / 8), n);
                 }
@@ -204,7 +215,7 @@ impl BinaryLoop {
             for (operand, wide) in [a, b].iter().zip(&mut wide) {
                 let (skip, count) = if operand.repeats { (0, 1) } else { (at, n) };
                 // SAFETY: the row has elements `at .. at + n`, or one where it repeats.
-                unsafe { widen(run.from, operand.data.add(skip * 2), &mut wide[..count]) };
+                unsafe { widen(run, operand.data.add(skip * 2), &mut wide[..count]) };
             }
             let a = Operand { data: wide[0].as_ptr().cast(), repeats: a.repeats };
             let b = Operand { data: wide[1].as_ptr().cast(), repeats: b.repeats };
@@ -212,7 +223,7 @@ impl BinaryLoop {
             unsafe {
                 if run.to == run.from {
                     self.run_direct(run, a, b, result.as_mut_ptr().cast(), n);
-                    narrow(run.to, &result[..n], out.add(at * 2));
+                    narrow(run, &result[..n], out.add(at * 2));
                 } else {
                     self.run_direct(run, a, b, out.add(at * run.to.bits() / 8), n);
                 }
@@ -259,28 +270,30 @@ pub fn is_half(dtype: DType) -> bool {
 
 /// # Safety
 /// `from` must have as many 16-bit floats as `to` has room for.
-unsafe fn widen(half: DType, from: *const u8, to: &mut [f32]) {
-    let len = to.len();
+unsafe fn widen(run: &Run, from: *const u8, to: &mut [f32]) {
+    let (cx, len) = (KernelContext::serial(run.features), to.len());
     // SAFETY: promised by the caller; both types are plain 16-bit patterns.
-    unsafe {
-        match half {
-            DType::F16 => std::slice::from_raw_parts(from.cast::<f16>(), len).convert_to_f32_slice(to),
-            _ => std::slice::from_raw_parts(from.cast::<bf16>(), len).convert_to_f32_slice(to),
+    let done = unsafe {
+        match run.from {
+            DType::F16 => convert_float(cx, std::slice::from_raw_parts(from.cast::<f16>(), len), to),
+            _ => convert_float(cx, std::slice::from_raw_parts(from.cast::<bf16>(), len), to),
         }
-    }
+    };
+    done.expect("both sides have the same length");
 }
 
 /// # Safety
 /// `to` must have room for as many 16-bit floats as `from` has elements.
-unsafe fn narrow(half: DType, from: &[f32], to: *mut u8) {
-    let len = from.len();
+unsafe fn narrow(run: &Run, from: &[f32], to: *mut u8) {
+    let (cx, len) = (KernelContext::serial(run.features), from.len());
     // SAFETY: promised by the caller; both types are plain 16-bit patterns.
-    unsafe {
-        match half {
-            DType::F16 => std::slice::from_raw_parts_mut(to.cast::<f16>(), len).convert_from_f32_slice(from),
-            _ => std::slice::from_raw_parts_mut(to.cast::<bf16>(), len).convert_from_f32_slice(from),
+    let done = unsafe {
+        match run.to {
+            DType::F16 => convert_float(cx, from, std::slice::from_raw_parts_mut(to.cast::<f16>(), len)),
+            _ => convert_float(cx, from, std::slice::from_raw_parts_mut(to.cast::<bf16>(), len)),
         }
-    }
+    };
+    done.expect("both sides have the same length");
 }
 
 /// Memory of operands and an output as tasks on several threads see it.
@@ -308,6 +321,7 @@ pub fn split(parallel: &dyn Parallel, len: usize, grain: usize, body: &(dyn Fn(u
     if tasks <= 1 || parallel.threads() == 1 {
         return body(0, len);
     }
+    // A multiple of 64, so that ranges of packed elements start at byte boundaries.
     let chunk = len.div_ceil(tasks).next_multiple_of(64);
     parallel.for_each(len.div_ceil(chunk), &|task| body(task * chunk, len.min((task + 1) * chunk)));
 }
@@ -392,6 +406,12 @@ pub fn accumulate(
 }
 
 fn run_plan(parallel: &dyn Parallel, body: BinaryLoop, run: &Run, plan: &Broadcast<2>, shared: &Shared<2>) {
+    if let BinaryLoop::Vector(_) = body
+        && run.from == DType::F32
+        && let Some((periodic, period)) = plan.periodic(TILE / 2)
+    {
+        return run_tiled(parallel, body, run, plan.len(), shared, periodic, period);
+    }
     let (step, out_step) = (run.from.bits() / 8, run.to.bits() / 8);
     split(parallel, plan.len(), GRAIN, &|start, end| {
         plan.for_each_row(start..end, |at, len, [a, b]| {
@@ -403,6 +423,37 @@ fn run_plan(parallel: &dyn Parallel, body: BinaryLoop, run: &Run, plan: &Broadca
                 body.run(run, a, b, shared.out().add(at * out_step), len);
             }
         });
+    });
+}
+
+/// Runs an operation one of whose operands repeats every `period` elements: several periods are laid out one after the
+/// other, so that rows become long.
+fn run_tiled(
+    parallel: &dyn Parallel,
+    body: BinaryLoop,
+    run: &Run,
+    len: usize,
+    shared: &Shared<2>,
+    periodic: usize,
+    period: usize,
+) {
+    let mut tile = [0f32; TILE];
+    // SAFETY: the operand has `period` f32, at most half a tile.
+    let one = unsafe { std::slice::from_raw_parts(shared.input(periodic).cast::<f32>(), period) };
+    tile.chunks_exact_mut(period).for_each(|copy| copy.copy_from_slice(one));
+    let row = TILE / period * period;
+    split(parallel, len.div_ceil(row), GRAIN / row, &|start, end| {
+        for at in (start * row..len.min(end * row)).step_by(row) {
+            let n = row.min(len - at);
+            // SAFETY: the other operand and the output have `len` elements, and the tile has `row`; tasks take disjoint
+            // rows; an operand that is the output is one the loop works over.
+            unsafe {
+                let tiled = Operand { data: tile.as_ptr().cast(), repeats: false };
+                let other = Operand { data: shared.input(1 - periodic).add(at * 4), repeats: false };
+                let (a, b) = if periodic == 0 { (tiled, other) } else { (other, tiled) };
+                body.run(run, a, b, shared.out().add(at * 4), n);
+            }
+        }
     });
 }
 

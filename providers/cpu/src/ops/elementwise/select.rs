@@ -34,7 +34,12 @@ impl Kernel for Where {
             32 => select::<u32>(cx, &plan, flags, [x, y], &mut out),
             64 => select::<u64>(cx, &plan, flags, [x, y], &mut out),
             128 => select::<[u64; 2]>(cx, &plan, flags, [x, y], &mut out),
-            _ => return Err(OpError::unsupported(format!("Where is not defined for element type {}", x.dtype()))),
+            _ => {
+                return Err(OpError::unsupported(format!(
+                    "Where is not defined for element type {}",
+                    x.dtype()
+                )));
+            }
         }
         cx.set(0, out);
         Ok(())
@@ -87,7 +92,11 @@ fn select<T: Copy + Send + Sync>(
             let y = &y[span(y_at, repeats[2])];
             if repeats[0] {
                 let (from, repeats) = if flags[flag_at].0 != 0 { (x, repeats[1]) } else { (y, repeats[2]) };
-                if repeats { row.fill(from[0]) } else { row.copy_from_slice(from) }
+                if repeats {
+                    row.fill(from[0])
+                } else {
+                    row.copy_from_slice(from)
+                }
                 return;
             }
             select_row(&flags[flag_at..flag_at + len], x, y, row);

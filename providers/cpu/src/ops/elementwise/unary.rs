@@ -35,7 +35,7 @@ macro_rules! float_functions {
 }
 
 /// The functions whose f32 and f64 forms are not both in the standard library.
-trait Special: Sized {
+pub trait Special: Sized {
     fn error_function(self) -> Self;
     /// `ln(1 + exp(x))` without overflow.
     fn softplus(self) -> Self;
@@ -43,6 +43,10 @@ trait Special: Sized {
     fn sigmoid(self) -> Self;
     /// `-1`, `0` or `1`; NaN stays NaN.
     fn sign(self) -> Self;
+    /// `x Φ(x)`.
+    fn gelu(self) -> Self;
+    /// Gelu with Φ approximated by tanh.
+    fn gelu_tanh(self) -> Self;
     /// The larger value; NaN when `self` is.
     fn at_least(self, low: Self) -> Self;
     /// The smaller value; NaN when `self` is.
@@ -80,6 +84,15 @@ macro_rules! special {
                 }
             }
             #[inline(always)]
+            fn gelu(self) -> Self {
+                0.5 * self * (1.0 + (self * std::$t::consts::FRAC_1_SQRT_2).error_function())
+            }
+            #[inline(always)]
+            fn gelu_tanh(self) -> Self {
+                let root = std::$t::consts::FRAC_2_SQRT_PI * std::$t::consts::FRAC_1_SQRT_2;
+                0.5 * self * (1.0 + (root * (self + 0.044715 * self * self * self)).tanh())
+            }
+            #[inline(always)]
             fn at_least(self, low: Self) -> Self {
                 if self < low { low } else { self }
             }
@@ -99,7 +112,8 @@ float_functions! {
     Asin |x, p| x.asin();
     Asinh |x, p| x.asinh();
     Atan |x, p| x.atan();
-    Atanh |x, p| x.atanh();
+    /// Odd, so that arguments near -1 are as exact as those near 1.
+    Atanh |x, p| x.abs().atanh().copysign(x);
     Cos |x, p| x.cos();
     Cosh |x, p| x.cosh();
     Sin |x, p| x.sin();
@@ -137,31 +151,14 @@ float_functions! {
     HardSigmoid |x, p| (x * p[0] + p[1]).at_least(0.0).at_most(1.0);
     /// `alpha = p[0]`.
     Swish |x, p| x * (x * p[0]).sigmoid();
-    Gelu |x, p| 0.5 * x * (1.0 + (x * 0.707_106_781_186_547_5).error_function());
-    GeluTanh |x, p| 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044715 * x * x * x)).tanh());
+    Gelu |x, p| x.gelu();
+    GeluTanh |x, p| x.gelu_tanh();
     /// `alpha = p[0]`, `beta = p[1]`.
     ScaledTanh |x, p| p[0] * (p[1] * x).tanh();
     /// `alpha = p[0]`, `beta = p[1]`.
     ParametricSoftplus |x, p| p[0] * (p[1] * x).softplus();
     /// `alpha = p[0]`, `beta = p[1]`.
     Affine |x, p| p[0] * x + p[1];
-}
-
-/// The Gelu of one element, for operators that fuse it.
-pub trait Gelued {
-    fn gelu(self) -> Self;
-}
-
-impl Gelued for f32 {
-    fn gelu(self) -> f32 {
-        <Gelu as UnaryOp<f32>>::apply(&[0.0; 2], self)
-    }
-}
-
-impl Gelued for f64 {
-    fn gelu(self) -> f64 {
-        <Gelu as UnaryOp<f64>>::apply(&[0.0; 2], self)
-    }
 }
 
 /// A function of one float: its f32 and f64 forms and, where there is one, its vector kernel.
@@ -216,7 +213,9 @@ impl Kernel for FloatFunction {
 }
 
 fn not_a_float(dtype: DType) -> OpError {
-    OpError::unsupported(format!("element type {dtype} is not a float type (float, float16, bfloat16, double)"))
+    OpError::unsupported(format!(
+        "element type {dtype} is not a float type (float, float16, bfloat16, double)"
+    ))
 }
 
 fn plain<P: UnaryOp<f32> + UnaryOp<f64>>(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -236,20 +235,26 @@ fn with_numbers<P: UnaryOp<f64>>(
 }
 
 fn scaled<P: UnaryOp<f32> + UnaryOp<f64>>(node: &Node) -> Result<Box<dyn Kernel>> {
-    let params = [node.float("alpha", 1.0)?, node.float("beta", if node.op_type == "Affine" { 0.0 } else { 1.0 })?];
+    let params =
+        [node.float("alpha", 1.0)?, node.float("beta", if node.op_type == "Affine" { 0.0 } else { 1.0 })?];
     FloatFunction::scalar::<P>(params).build(node)
 }
 
 fn selu(node: &Node) -> Result<Box<dyn Kernel>> {
     let (alpha, gamma) = if node.version < 6 { (1.6732, 1.0507) } else { (1.673_263_2, 1.050_701) };
-    with_numbers::<Selu>(node, ("alpha", alpha), Some(("gamma", gamma)), |alpha, gamma| Unary::Selu { alpha, gamma })
+    with_numbers::<Selu>(node, ("alpha", alpha), Some(("gamma", gamma)), |alpha, gamma| Unary::Selu {
+        alpha,
+        gamma,
+    })
 }
 
 fn gelu(node: &Node) -> Result<Box<dyn Kernel>> {
     match node.string("approximate", "none")? {
         "none" => FloatFunction::vector::<Gelu>(Unary::Gelu, [0.0; 2]).build(node),
         "tanh" => FloatFunction::vector::<GeluTanh>(Unary::GeluTanh, [0.0; 2]).build(node),
-        other => Err(OpError::invalid(format!("attribute 'approximate' must be 'none' or 'tanh', got '{other}'"))),
+        other => {
+            Err(OpError::invalid(format!("attribute 'approximate' must be 'none' or 'tanh', got '{other}'")))
+        }
     }
 }
 
@@ -325,12 +330,11 @@ pub const OPERATORS: &[Operator] = &[
     }),
     Operator::onnx("Selu", 1, NEWEST, selu),
     Operator::onnx("ThresholdedRelu", 1, NEWEST, |node| {
-        with_numbers::<ThresholdedRelu>(node, ("alpha", 1.0), None, |alpha, _| Unary::ThresholdedRelu { alpha })
+        FloatFunction::scalar::<ThresholdedRelu>([node.float("alpha", 1.0)?, 0.0]).build(node)
     }),
     Operator::onnx("HardSigmoid", 1, NEWEST, |node| {
-        with_numbers::<HardSigmoid>(node, ("alpha", 0.2), Some(("beta", 0.5)), |alpha, beta| Unary::HardSigmoid {
-            alpha,
-            beta,
+        with_numbers::<HardSigmoid>(node, ("alpha", 0.2), Some(("beta", 0.5)), |alpha, beta| {
+            Unary::HardSigmoid { alpha, beta }
         })
     }),
     Operator::onnx("Swish", 24, NEWEST, |node| {

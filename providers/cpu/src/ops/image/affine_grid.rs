@@ -25,7 +25,10 @@ impl Kernel for AffineGrid {
         let size = sizes(&cx.input(1)?.to_i64s()?)?;
         let rank = size.len().saturating_sub(2);
         if !(1..=3).contains(&rank) || theta.dims() != [size[0], rank, rank + 1] {
-            return Err(OpError::invalid(format!("theta of shape {:?} does not fit size {size:?}", theta.dims())));
+            return Err(OpError::invalid(format!(
+                "theta of shape {:?} does not fit size {size:?}",
+                theta.dims()
+            )));
         }
         let matrices = number::to_vec::<f64>(theta)?;
         let spatial = &size[2..];
@@ -77,7 +80,10 @@ mod tests {
         let case = |align: i64| {
             let attributes = [("align_corners", Attribute::Int(align))];
             let inputs = [theta(), Some(tensor(&[4], &[1i64, 1, 1, 2]))];
-            run(&node("", "AffineGrid", 20, &attributes, 1), &inputs).unwrap()[0].as_slice::<f32>().unwrap().to_vec()
+            run(&node("", "AffineGrid", 20, &attributes, 1), &inputs).unwrap()[0]
+                .as_slice::<f32>()
+                .unwrap()
+                .to_vec()
         };
         assert_eq!(case(0), [-0.5, 0., 0.5, 0.]);
         assert_eq!(case(1), [-1., -1., 1., -1.]);

@@ -53,19 +53,27 @@ impl Col2Im {
         let or = |list: &Option<Ints>, len: usize, default: i64, least: i64| {
             let list = list.clone().unwrap_or_else(|| Ints::from_elem(default, len));
             let valid = list.len() == len && list.iter().all(|&v| v >= least);
-            if valid { Ok(list) } else { Err(OpError::invalid(format!("expected {len} numbers of at least {least}, got {list:?}"))) }
+            if valid {
+                Ok(list)
+            } else {
+                Err(OpError::invalid(format!("expected {len} numbers of at least {least}, got {list:?}")))
+            }
         };
         let (strides, dilations) = (or(&self.strides, rank, 1, 1)?, or(&self.dilations, rank, 1, 1)?);
         let pads = or(&self.pads, 2 * rank, 0, 0)?;
         if block.len() != rank || block.contains(&0) {
-            return Err(OpError::invalid(format!("block_shape {block:?} does not fit image_shape {image:?}")));
+            return Err(OpError::invalid(format!(
+                "block_shape {block:?} does not fit image_shape {image:?}"
+            )));
         }
         let mut counts = Dims::new();
         for i in 0..rank {
             let span = dilations[i] * (block[i] as i64 - 1) + 1;
             let room = image[i] as i64 + pads[i] + pads[i + rank] - span;
             if room < 0 {
-                return Err(OpError::invalid(format!("blocks of {block:?} do not fit an image of {image:?}")));
+                return Err(OpError::invalid(format!(
+                    "blocks of {block:?} do not fit an image of {image:?}"
+                )));
             }
             counts.push((room / strides[i]) as usize + 1);
         }
@@ -75,9 +83,13 @@ impl Col2Im {
     fn compute<T: Real>(&self, cx: &mut Context<'_>) -> Result<()> {
         let input = cx.input(0)?;
         let blocks = self.blocks(sizes(&cx.input(1)?.to_i64s()?)?, sizes(&cx.input(2)?.to_i64s()?)?)?;
-        let (taps, positions): (usize, usize) = (blocks.block.iter().product(), blocks.counts.iter().product());
+        let (taps, positions): (usize, usize) =
+            (blocks.block.iter().product(), blocks.counts.iter().product());
         let &[batches, rows, columns] = input.dims() else {
-            return Err(OpError::invalid(format!("expected input of shape [N, C * block, blocks], got {:?}", input.dims())));
+            return Err(OpError::invalid(format!(
+                "expected input of shape [N, C * block, blocks], got {:?}",
+                input.dims()
+            )));
         };
         if rows % taps != 0 || columns != positions {
             return Err(OpError::invalid(format!(

@@ -18,7 +18,11 @@ fn crop_and_resize(node: &Node) -> Result<Box<dyn Kernel>> {
     let nearest = match node.string("mode", "bilinear")? {
         "bilinear" => false,
         "nearest" => true,
-        other => return Err(OpError::invalid(format!("attribute 'mode' must be bilinear or nearest, got {other}"))),
+        other => {
+            return Err(OpError::invalid(format!(
+                "attribute 'mode' must be bilinear or nearest, got {other}"
+            )));
+        }
     };
     Ok(Box::new(CropAndResize { nearest, extrapolation_value: node.float("extrapolation_value", 0.0)? }))
 }
@@ -85,8 +89,10 @@ impl CropAndResize {
             return pixel(y.round(), x.round());
         }
         let (fy, fx) = (y - y.floor(), x - x.floor());
-        let top = pixel(y.floor(), x.floor()) + (pixel(y.floor(), x.ceil()) - pixel(y.floor(), x.floor())) * fx;
-        let bottom = pixel(y.ceil(), x.floor()) + (pixel(y.ceil(), x.ceil()) - pixel(y.ceil(), x.floor())) * fx;
+        let top =
+            pixel(y.floor(), x.floor()) + (pixel(y.floor(), x.ceil()) - pixel(y.floor(), x.floor())) * fx;
+        let bottom =
+            pixel(y.ceil(), x.floor()) + (pixel(y.ceil(), x.ceil()) - pixel(y.ceil(), x.floor())) * fx;
         top + (bottom - top) * fy
     }
 }

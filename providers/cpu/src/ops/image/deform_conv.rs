@@ -27,7 +27,9 @@ fn deform_conv(node: &Node) -> Result<Box<dyn Kernel>> {
         match node.ints(name)? {
             None => Ok([1, 1]),
             Some(&[a, b]) if a > 0 && b > 0 => Ok([a as usize, b as usize]),
-            Some(other) => Err(OpError::invalid(format!("attribute '{name}' must be two positive numbers, got {other:?}"))),
+            Some(other) => Err(OpError::invalid(format!(
+                "attribute '{name}' must be two positive numbers, got {other:?}"
+            ))),
         }
     };
     let count = |name: &str| match node.int(name, 1)? {
@@ -38,7 +40,9 @@ fn deform_conv(node: &Node) -> Result<Box<dyn Kernel>> {
     Ok(Box::new(DeformConv {
         strides: pair("strides")?,
         dilations: pair("dilations")?,
-        pads: pads.try_into().map_err(|_| OpError::invalid(format!("attribute 'pads' must be four numbers, got {pads:?}")))?,
+        pads: pads
+            .try_into()
+            .map_err(|_| OpError::invalid(format!("attribute 'pads' must be four numbers, got {pads:?}")))?,
         groups: count("group")?,
         offset_groups: count("offset_group")?,
     }))
@@ -64,18 +68,27 @@ impl Kernel for DeformConv {
 impl DeformConv {
     fn extents(&self, cx: &Context<'_>) -> Result<Extents> {
         let (x, w, offset) = (cx.input(0)?.dims(), cx.input(1)?.dims(), cx.input(2)?.dims());
-        let mismatch = || OpError::invalid(format!("X {x:?}, W {w:?} and offset {offset:?} do not fit each other"));
+        let mismatch =
+            || OpError::invalid(format!("X {x:?}, W {w:?} and offset {offset:?} do not fit each other"));
         let (&[batches, channels, h, width], &[filters, per_group, kh, kw]) = (x, w) else {
-            return Err(OpError::unsupported(format!("DeformConv of {} spatial dimensions", x.len().saturating_sub(2))));
+            return Err(OpError::unsupported(format!(
+                "DeformConv of {} spatial dimensions",
+                x.len().saturating_sub(2)
+            )));
         };
         let output = |i: usize, len: usize, kernel: usize| -> Result<usize> {
             let span = (kernel.max(1) - 1) * self.dilations[i] + 1;
             let padded = len as i64 + self.pads[i] + self.pads[i + 2] - span as i64;
-            if padded < 0 || kernel == 0 { Err(mismatch()) } else { Ok(padded as usize / self.strides[i] + 1) }
+            if padded < 0 || kernel == 0 {
+                Err(mismatch())
+            } else {
+                Ok(padded as usize / self.strides[i] + 1)
+            }
         };
         let output = [output(0, h, kh)?, output(1, width, kw)?];
         let taps = kh * kw * self.offset_groups;
-        let mask_fits = cx.optional(4).is_none_or(|mask| mask.dims() == [batches, taps, output[0], output[1]]);
+        let mask_fits =
+            cx.optional(4).is_none_or(|mask| mask.dims() == [batches, taps, output[0], output[1]]);
         let bias_fits = cx.optional(3).is_none_or(|bias| bias.dims() == [filters]);
         let fits = channels == per_group * self.groups
             && filters % self.groups == 0
@@ -109,8 +122,10 @@ impl DeformConv {
             let mask = mask.map(|mask| &mask[batch * fields..][..fields]);
             self.gather(cx, &extents, image, offset, mask, columns);
             for group in 0..self.groups {
-                let w = Matrix::row_major(&w[group * per_group * depth..][..per_group * depth], per_group, depth);
-                let columns = Matrix::row_major(&columns[group * depth * points..][..depth * points], depth, points);
+                let w =
+                    Matrix::row_major(&w[group * per_group * depth..][..per_group * depth], per_group, depth);
+                let columns =
+                    Matrix::row_major(&columns[group * depth * points..][..depth * points], depth, points);
                 let at = (batch * filters + group * per_group) * points;
                 gemm_number(cpu, w, columns, &mut values[at..][..per_group * points], points)?;
             }
@@ -153,7 +168,8 @@ impl DeformConv {
                         (at * self.strides[i] + tap * self.dilations[i]) as f64 - self.pads[i] as f64
                     };
                     let y = T::from_f64(base(0, point / ow, tap_y)) + offset[2 * field * points + point];
-                    let x = T::from_f64(base(1, point % ow, tap_x)) + offset[(2 * field + 1) * points + point];
+                    let x =
+                        T::from_f64(base(1, point % ow, tap_x)) + offset[(2 * field + 1) * points + point];
                     *to = sample(image, extents.image, y, x);
                     if let Some(mask) = mask {
                         *to *= mask[field * points + point];
@@ -199,7 +215,11 @@ mod tests {
         let offset = tensor(&[2, 12, 3, 6], &[0f32; 2 * 12 * 18]);
         let inputs = [Some(x.clone()), Some(w.clone()), Some(offset)];
         let output = run(&node("", "DeformConv", 19, &attributes, 1), &inputs).unwrap();
-        let (x, w, y) = (x.as_slice::<f32>().unwrap(), w.as_slice::<f32>().unwrap(), output[0].as_slice::<f32>().unwrap());
+        let (x, w, y) = (
+            x.as_slice::<f32>().unwrap(),
+            w.as_slice::<f32>().unwrap(),
+            output[0].as_slice::<f32>().unwrap(),
+        );
         for (flat, &got) in y.iter().enumerate() {
             let (n, m, i, j) = (flat / 108, flat / 18 % 6, flat / 6 % 3, flat % 6);
             let mut expected = 0f64;

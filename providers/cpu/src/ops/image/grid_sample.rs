@@ -69,7 +69,8 @@ impl Shapes {
     fn of(cx: &Context<'_>) -> Result<Shapes> {
         let (x, grid) = (cx.input(0)?.dims(), cx.input(1)?.dims());
         let rank = x.len().saturating_sub(2);
-        let fits = (1..=3).contains(&rank) && grid.len() == rank + 2 && grid[0] == x[0] && grid[rank + 1] == rank;
+        let fits =
+            (1..=3).contains(&rank) && grid.len() == rank + 2 && grid[0] == x[0] && grid[rank + 1] == rank;
         if !fits {
             return Err(OpError::invalid(format!(
                 "a grid of shape {grid:?} does not fit X of shape {x:?}: expected [N, spatial.., {rank}]"
@@ -107,7 +108,8 @@ impl GridSample {
     fn nearest<T: Real>(&self, cx: &mut Context<'_>, shapes: &Shapes) -> Result<()> {
         let grid = number::to_vec::<T>(cx.input(1)?)?;
         let rank = shapes.spatial.len();
-        let from: Vec<Option<usize>> = grid.chunks_exact(rank).map(|point| self.nearest_pixel(shapes, point)).collect();
+        let from: Vec<Option<usize>> =
+            grid.chunks_exact(rank).map(|point| self.nearest_pixel(shapes, point)).collect();
         rearrange(cx, &[0], 0, &shapes.result, |sources, destination, cell| {
             if destination.is_empty() {
                 return Ok(());
@@ -115,7 +117,9 @@ impl GridSample {
             for (index, to) in destination.chunks_exact_mut(cell).enumerate() {
                 let plane = index / shapes.points;
                 match from[plane / shapes.channels * shapes.points + index % shapes.points] {
-                    Some(pixel) => to.copy_from_slice(&sources[0][(plane * shapes.plane + pixel) * cell..][..cell]),
+                    Some(pixel) => {
+                        to.copy_from_slice(&sources[0][(plane * shapes.plane + pixel) * cell..][..cell])
+                    }
                     None => to.fill(0),
                 }
             }
@@ -139,21 +143,28 @@ impl GridSample {
         let mut values = vec![T::ZERO; shapes.result.iter().product()];
         let rank = shapes.spatial.len();
         let shared = SharedMut::new(&mut values);
-        let work = shapes.channels.max(1) * if self.mode == Mode::Cubic { 4usize } else { 2 }.pow(rank as u32);
-        for_each_range(cx.parallel(), shapes.batches * shapes.points, 16384usize.div_ceil(work), 1, &|range| {
-            let mut taps: SmallVec<[(usize, T); 64]> = SmallVec::new();
-            for index in range {
-                let (batch, point) = (index / shapes.points, index % shapes.points);
-                self.taps(shapes, &grid[index * rank..][..rank], &mut taps);
-                for channel in batch * shapes.channels..(batch + 1) * shapes.channels {
-                    let plane = &image[channel * shapes.plane..][..shapes.plane];
-                    let sum = taps.iter().map(|&(pixel, weight)| plane[pixel] * weight).sum();
-                    let at = channel * shapes.points + point;
-                    // SAFETY: every point of every channel is written by the one task that has its index.
-                    unsafe { shared.slice(at..at + 1)[0] = sum };
+        let work =
+            shapes.channels.max(1) * if self.mode == Mode::Cubic { 4usize } else { 2 }.pow(rank as u32);
+        for_each_range(
+            cx.parallel(),
+            shapes.batches * shapes.points,
+            16384usize.div_ceil(work),
+            1,
+            &|range| {
+                let mut taps: SmallVec<[(usize, T); 64]> = SmallVec::new();
+                for index in range {
+                    let (batch, point) = (index / shapes.points, index % shapes.points);
+                    self.taps(shapes, &grid[index * rank..][..rank], &mut taps);
+                    for channel in batch * shapes.channels..(batch + 1) * shapes.channels {
+                        let plane = &image[channel * shapes.plane..][..shapes.plane];
+                        let sum = taps.iter().map(|&(pixel, weight)| plane[pixel] * weight).sum();
+                        let at = channel * shapes.points + point;
+                        // SAFETY: every point of every channel is written by the one task that has its index.
+                        unsafe { shared.slice(at..at + 1)[0] = sum };
+                    }
                 }
-            }
-        });
+            },
+        );
         let output = number::store(cx, 0, dtype, &shapes.result, &values)?;
         cx.set(0, output);
         Ok(())
@@ -164,10 +175,13 @@ impl GridSample {
         taps.clear();
         taps.push((0, T::ONE));
         for (&len, &n) in shapes.spatial.iter().zip(point.iter().rev()) {
-            let x = self.bring_inside(self.denormalize(n, len), len);
+            // The cubic kernel reaches over the border: only its pixels are brought inside.
+            let x = self.denormalize(n, len);
+            let x = if self.mode == Mode::Cubic { x } else { self.bring_inside(x, len) };
             let floor = x.to_f64().floor();
             let weights = self.weights(x - T::from_f64(floor));
-            let first = if self.mode == Mode::Cubic { (floor as i64).saturating_sub(1) } else { floor as i64 };
+            let first =
+                if self.mode == Mode::Cubic { (floor as i64).saturating_sub(1) } else { floor as i64 };
             let mut next: SmallVec<[(usize, T); 64]> = SmallVec::new();
             for &(pixel, weight) in taps.iter() {
                 for (i, &own) in weights.iter().enumerate() {
@@ -195,7 +209,11 @@ impl GridSample {
     /// The pixel coordinate of a normalised one.
     fn denormalize<T: Real>(&self, n: T, len: usize) -> T {
         let (len, two) = (T::from_f64(len as f64), T::from_f64(2.0));
-        if self.align_corners { (n + T::ONE) / two * (len - T::ONE) } else { ((n + T::ONE) * len - T::ONE) / two }
+        if self.align_corners {
+            (n + T::ONE) / two * (len - T::ONE)
+        } else {
+            ((n + T::ONE) * len - T::ONE) / two
+        }
     }
 
     /// Lowest and highest coordinate of an axis.
@@ -255,7 +273,10 @@ mod tests {
             Some(tensor(&[1, 1, 2, 2], &[1f32, 2.0, 3.0, 4.0])),
             Some(tensor(&[1, 1, grid.len() / 2, 2], grid)),
         ];
-        run(&node("", "GridSample", 20, &attributes, 1), &inputs).unwrap()[0].as_slice::<f32>().unwrap().to_vec()
+        run(&node("", "GridSample", 20, &attributes, 1), &inputs).unwrap()[0]
+            .as_slice::<f32>()
+            .unwrap()
+            .to_vec()
     }
 
     #[test]
@@ -271,7 +292,8 @@ mod tests {
     #[test]
     fn nearest_moves_strings() {
         let attributes = [("mode", Attribute::String("nearest".into()))];
-        let inputs = [Some(strings(&[1, 1, 1, 2], &["a", "bc"])), Some(tensor(&[1, 1, 2, 2], &[0.5f32, 0., 9., 0.]))];
+        let inputs =
+            [Some(strings(&[1, 1, 1, 2], &["a", "bc"])), Some(tensor(&[1, 1, 2, 2], &[0.5f32, 0., 9., 0.]))];
         let output = run(&node("", "GridSample", 20, &attributes, 1), &inputs).unwrap();
         assert_eq!(output[0].as_bytes(), strings(&[1, 1, 1, 2], &["bc", ""]).as_bytes());
     }

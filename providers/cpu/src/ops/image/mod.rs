@@ -3,6 +3,7 @@
 pub mod affine_grid;
 pub mod col2im;
 pub mod crop;
+pub mod decoder;
 pub mod deform_conv;
 pub mod grid_sample;
 pub mod region;

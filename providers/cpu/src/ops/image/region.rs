@@ -28,7 +28,9 @@ fn roi_align(node: &Node) -> Result<Box<dyn Kernel>> {
     let positive = |name: &str, default: i64, least: i64| -> Result<usize> {
         let value = node.int(name, default)?;
         let valid = usize::try_from(value).ok().filter(|_| value >= least && value < 1 << 24);
-        valid.ok_or_else(|| OpError::invalid(format!("attribute '{name}' must be at least {least}, got {value}")))
+        valid.ok_or_else(|| {
+            OpError::invalid(format!("attribute '{name}' must be at least {least}, got {value}"))
+        })
     };
     let max = match node.string("mode", "avg")? {
         "avg" => false,
@@ -75,7 +77,10 @@ impl RoiAlign {
         let rois = cx.input(1)?.dims();
         let indices = cx.input(2)?.to_i64s()?;
         if rois != [indices.len(), 4] {
-            return Err(OpError::invalid(format!("expected rois of shape [{}, 4], got {rois:?}", indices.len())));
+            return Err(OpError::invalid(format!(
+                "expected rois of shape [{}, 4], got {rois:?}",
+                indices.len()
+            )));
         }
         if let Some(bad) = indices.iter().find(|&&index| index < 0 || index >= batches as i64) {
             return Err(OpError::invalid(format!("batch index {bad} is outside the {batches} images")));
@@ -124,7 +129,11 @@ impl RoiAlign {
                 peak = Some(peak.map_or(value, |peak: T| peak.maximum(value)));
             }
         }
-        if self.max { peak.unwrap_or(T::ZERO) } else { sum / T::from_f64((rows.len() * columns.len()).max(1) as f64) }
+        if self.max {
+            peak.unwrap_or(T::ZERO)
+        } else {
+            sum / T::from_f64((rows.len() * columns.len()).max(1) as f64)
+        }
     }
 
     /// The samples along one axis of a region, bin by bin.
@@ -172,12 +181,16 @@ struct MaxRoiPool {
 
 fn max_roi_pool(node: &Node) -> Result<Box<dyn Kernel>> {
     let shape = node.ints("pooled_shape")?.unwrap_or(&[]);
-    let sizes: SmallVec<[usize; 2]> = shape.iter().filter_map(|&s| usize::try_from(s).ok().filter(|&s| s > 0)).collect();
+    let sizes: SmallVec<[usize; 2]> =
+        shape.iter().filter_map(|&s| usize::try_from(s).ok().filter(|&s| s > 0)).collect();
     match (sizes.as_slice(), shape.len()) {
-        (&[height, width], 2) => {
-            Ok(Box::new(MaxRoiPool { output: [height, width], spatial_scale: node.float("spatial_scale", 1.0)? }))
-        }
-        _ => Err(OpError::invalid(format!("attribute 'pooled_shape' must be two positive sizes, got {shape:?}"))),
+        (&[height, width], 2) => Ok(Box::new(MaxRoiPool {
+            output: [height, width],
+            spatial_scale: node.float("spatial_scale", 1.0)?,
+        })),
+        _ => Err(OpError::invalid(format!(
+            "attribute 'pooled_shape' must be two positive sizes, got {shape:?}"
+        ))),
     }
 }
 
@@ -192,7 +205,10 @@ impl MaxRoiPool {
     fn compute<T: Real>(&self, cx: &mut Context<'_>) -> Result<()> {
         let [batches, channels, height, width] = image_dims(cx.input(0)?)?;
         let &[count, 5] = cx.input(1)?.dims() else {
-            return Err(OpError::invalid(format!("expected rois of shape [R, 5], got {:?}", cx.input(1)?.dims())));
+            return Err(OpError::invalid(format!(
+                "expected rois of shape [R, 5], got {:?}",
+                cx.input(1)?.dims()
+            )));
         };
         let (x, rois) = (real::load_input::<T>(cx, 0)?, real::load_input::<T>(cx, 1)?);
         let (image, rois) = (x.as_slice::<T>()?, rois.as_slice::<T>()?);
@@ -200,19 +216,25 @@ impl MaxRoiPool {
         let mut output = Output::new::<T>(cx, 0, cx.input(0)?.dtype(), &[count, channels, bins_h, bins_w])?;
         let values = output.slice::<T>()?;
         let scale = f64::from(self.spatial_scale);
-        for (roi, to) in rois.chunks_exact(5).zip(values.chunks_exact_mut((channels * bins_h * bins_w).max(1))) {
+        for (roi, to) in
+            rois.chunks_exact(5).zip(values.chunks_exact_mut((channels * bins_h * bins_w).max(1)))
+        {
             let batch = roi[0].to_f64();
             if !(batch >= 0.0 && batch < batches as f64) {
-                return Err(OpError::invalid(format!("region of image {batch}, but there are {batches} images")));
+                return Err(OpError::invalid(format!(
+                    "region of image {batch}, but there are {batches} images"
+                )));
             }
             let corner = |i: usize| (roi[i].to_f64() * scale).round();
             let rows = bins(corner(2), corner(4), bins_h, height);
             let columns = bins(corner(1), corner(3), bins_w, width);
             for (channel, to) in to.chunks_exact_mut(bins_h * bins_w).enumerate() {
-                let plane = &image[(batch as usize * channels + channel) * height * width..][..height * width];
+                let plane =
+                    &image[(batch as usize * channels + channel) * height * width..][..height * width];
                 for (bin, to) in to.iter_mut().enumerate() {
                     let (rows, columns) = (&rows[bin / bins_w], &columns[bin % bins_w]);
-                    let pixels = rows.clone().flat_map(|y| columns.clone().map(move |x| plane[y * width + x]));
+                    let pixels =
+                        rows.clone().flat_map(|y| columns.clone().map(move |x| plane[y * width + x]));
                     *to = pixels.reduce(T::maximum).unwrap_or(T::ZERO);
                 }
             }

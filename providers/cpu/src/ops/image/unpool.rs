@@ -22,11 +22,16 @@ struct MaxUnpool {
 }
 
 fn max_unpool(node: &Node) -> Result<Box<dyn Kernel>> {
-    let kernel = node.ints("kernel_shape")?.ok_or_else(|| OpError::invalid("attribute 'kernel_shape' is missing"))?;
+    let kernel =
+        node.ints("kernel_shape")?.ok_or_else(|| OpError::invalid("attribute 'kernel_shape' is missing"))?;
     let rank = kernel.len();
     let list = |name: &str, len: usize, default: i64| -> Result<Ints> {
         let list = node.ints(name)?.map_or_else(|| Ints::from_elem(default, len), Ints::from_slice);
-        if list.len() == len { Ok(list) } else { Err(OpError::invalid(format!("attribute '{name}' must be {len} numbers"))) }
+        if list.len() == len {
+            Ok(list)
+        } else {
+            Err(OpError::invalid(format!("attribute '{name}' must be {len} numbers")))
+        }
     };
     let (strides, pads) = (list("strides", rank, 1)?, list("pads", 2 * rank, 0)?);
     Ok(Box::new(MaxUnpool { kernel: kernel.into(), strides, pads }))
@@ -45,7 +50,8 @@ impl Kernel for MaxUnpool {
         }
         let mut pooled: Dims = x.dims()[..2].into();
         for (i, &dim) in x.dims()[2..].iter().enumerate() {
-            let size = (dim as i64 - 1) * self.strides[i] - self.pads[i] - self.pads[i + rank] + self.kernel[i];
+            let size =
+                (dim as i64 - 1) * self.strides[i] - self.pads[i] - self.pads[i + rank] + self.kernel[i];
             pooled.extend(sizes(&[size])?);
         }
         let given = cx.optional(2).map(Tensor::to_i64s).transpose()?;
@@ -66,7 +72,11 @@ impl Kernel for MaxUnpool {
 /// their coordinates in a larger result; an index beyond it counts through the result itself.
 fn places(indices: &[i64], pooled: &[usize], result: &[usize]) -> Result<Vec<usize>> {
     if pooled.len() != result.len() {
-        return Err(OpError::invalid(format!("output_shape must have {} dimensions, got {}", pooled.len(), result.len())));
+        return Err(OpError::invalid(format!(
+            "output_shape must have {} dimensions, got {}",
+            pooled.len(),
+            result.len()
+        )));
     }
     let (within, total) = (pooled.iter().product::<usize>(), result.iter().product::<usize>());
     let is_larger = pooled.iter().zip(result).all(|(a, b)| a <= b);
@@ -74,7 +84,8 @@ fn places(indices: &[i64], pooled: &[usize], result: &[usize]) -> Result<Vec<usi
     let (from, to) = (shape::strides(pooled), shape::strides(result));
     let place = |&index: &i64| {
         let flat = usize::try_from(index).ok().filter(|&flat| flat < if maps { within } else { total });
-        let flat = flat.ok_or_else(|| OpError::invalid(format!("index {index} lies outside an output of {result:?}")))?;
+        let flat = flat
+            .ok_or_else(|| OpError::invalid(format!("index {index} lies outside an output of {result:?}")))?;
         if !maps {
             return Ok(flat);
         }
@@ -96,7 +107,8 @@ mod tests {
         let output = run(&node("", "MaxUnpool", 11, &attributes, 1), &[x(), indices(&[1, 2])]).unwrap();
         assert_eq!(output[0].as_slice::<f32>().unwrap(), [0., 5., 6., 0.]);
         let shape = Some(tensor(&[3], &[1i64, 1, 5]));
-        let output = run(&node("", "MaxUnpool", 11, &attributes, 1), &[x(), indices(&[1, 4]), shape]).unwrap();
+        let output =
+            run(&node("", "MaxUnpool", 11, &attributes, 1), &[x(), indices(&[1, 4]), shape]).unwrap();
         assert_eq!(output[0].as_slice::<f32>().unwrap(), [0., 5., 0., 0., 6.]);
         assert!(run(&node("", "MaxUnpool", 11, &attributes, 1), &[x(), indices(&[1, 4])]).is_err());
     }

@@ -72,11 +72,7 @@ impl Kernel for GatherElements {
 
 /// The flat position in a tensor of shape `data` of every element of `indices`: the element's own coordinates, with
 /// the one along `axis` replaced by its value.
-pub(super) fn element_positions(
-    indices: &Tensor,
-    data: &[usize],
-    axis: i64,
-) -> Result<Vec<usize>> {
+pub(super) fn element_positions(indices: &Tensor, data: &[usize], axis: i64) -> Result<Vec<usize>> {
     let dims = indices.dims();
     let axis = shape::axis(axis, data.len())?;
     if dims.len() != data.len() || !(0..data.len()).all(|i| i == axis || dims[i] <= data[i]) {
@@ -141,7 +137,9 @@ impl Slices {
     pub fn new(data: &[usize], indices: &Tensor, batch_dims: i64) -> Result<Slices> {
         let error = || {
             let index_dims = indices.dims();
-            OpError::invalid(format!("indices of shape {index_dims:?} do not fit data of shape {data:?}, batch_dims {batch_dims}"))
+            OpError::invalid(format!(
+                "indices of shape {index_dims:?} do not fit data of shape {data:?}, batch_dims {batch_dims}"
+            ))
         };
         let batch = usize::try_from(batch_dims).map_err(|_| error())?;
         let Some((&tuple, rows)) = indices.dims().split_last() else {
@@ -177,7 +175,8 @@ mod tests {
     use crate::testing::{blank, node, run, strings, tensor};
 
     fn gathered(x: Tensor, indices: Tensor, axis: i64) -> Result<Tensor> {
-        run(&node("", "Gather", 13, &[("axis", Attribute::Int(axis))], 1), &[Some(x), Some(indices)]).map(|mut o| o.remove(0))
+        run(&node("", "Gather", 13, &[("axis", Attribute::Int(axis))], 1), &[Some(x), Some(indices)])
+            .map(|mut o| o.remove(0))
     }
 
     #[test]
@@ -206,7 +205,8 @@ mod tests {
     fn gather_nd_steps_through_batches() {
         let x: Vec<f32> = (0..8).map(|i| i as f32).collect();
         let inputs = [Some(tensor(&[2, 2, 2], &x)), Some(tensor(&[2, 1], &[1i64, -2]))];
-        let output = run(&node("", "GatherND", 12, &[("batch_dims", Attribute::Int(1))], 1), &inputs).unwrap();
+        let output =
+            run(&node("", "GatherND", 12, &[("batch_dims", Attribute::Int(1))], 1), &inputs).unwrap();
         assert_eq!(output[0].as_slice::<f32>().unwrap(), [2., 3., 4., 5.]);
         let inputs = [Some(tensor(&[2, 2, 2], &x)), Some(tensor::<i64>(&[3, 0], &[]))];
         assert_eq!(run(&node("", "GatherND", 12, &[], 1), &inputs).unwrap()[0].dims(), [3, 2, 2, 2]);

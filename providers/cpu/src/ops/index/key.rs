@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn keys_order_like_numbers_with_nan_last() {
-        let ordered = [f64::NEG_INFINITY, -2.5, -f64::MIN_POSITIVE, 0.0, 5e-324, 1.0, f64::INFINITY, f64::NAN];
+        let ordered =
+            [f64::NEG_INFINITY, -2.5, -f64::MIN_POSITIVE, 0.0, 5e-324, 1.0, f64::INFINITY, f64::NAN];
         assert!(ordered.windows(2).all(|pair| float(pair[0]) < float(pair[1])));
         assert_eq!(float(-0.0), float(0.0));
         assert_eq!(float(-f64::NAN), float(f64::NAN));

@@ -1,6 +1,7 @@
 //! Indexing operators: those that pick elements by position, put them at positions, or find positions.
 
 pub mod gather;
+pub mod gather_quantized;
 pub mod key;
 pub mod ngram;
 pub mod nms;

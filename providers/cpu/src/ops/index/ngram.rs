@@ -23,7 +23,9 @@ fn ngram_repeat_block(node: &Node) -> Result<Box<dyn Kernel>> {
 impl Kernel for NGramRepeatBlock {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let (&[batches, length], &[rows, vocabulary]) = (cx.input(0)?.dims(), cx.input(1)?.dims()) else {
-            return Err(OpError::invalid("expected input_ids of shape [batch, length] and scores of shape [batch, vocabulary]"));
+            return Err(OpError::invalid(
+                "expected input_ids of shape [batch, length] and scores of shape [batch, vocabulary]",
+            ));
         };
         if rows != batches {
             return Err(OpError::invalid(format!("{batches} sequences but {rows} rows of scores")));

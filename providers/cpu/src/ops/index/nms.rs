@@ -20,7 +20,8 @@ fn non_max_suppression(node: &Node) -> Result<Box<dyn Kernel>> {
 impl Kernel for NonMaxSuppression {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let (boxes, scores) = (cx.input(0)?, cx.input(1)?);
-        let (&[batches, count, 4], &[score_batches, classes, score_count]) = (boxes.dims(), scores.dims()) else {
+        let (&[batches, count, 4], &[score_batches, classes, score_count]) = (boxes.dims(), scores.dims())
+        else {
             return Err(mismatch(boxes, scores));
         };
         if score_batches != batches || score_count != count {
@@ -32,8 +33,13 @@ impl Kernel for NonMaxSuppression {
             return Err(OpError::invalid(format!("iou_threshold must lie in 0 ..= 1, got {iou_threshold}")));
         }
         let score_threshold = cx.optional(4).map(Tensor::to_scalar::<f32>).transpose()?;
-        let corners: Vec<Corners> =
-            boxes.as_slice::<f32>()?.as_chunks().0.iter().map(|b| Corners::of(b, self.center_point_box)).collect();
+        let corners: Vec<Corners> = boxes
+            .as_slice::<f32>()?
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| Corners::of(b, self.center_point_box))
+            .collect();
         let (values, keys) = (scores.as_slice::<f32>()?, keys(scores)?);
         let mut selected: Vec<[i64; 3]> = Vec::new();
         let mut order: Vec<usize> = Vec::new();
@@ -41,7 +47,8 @@ impl Kernel for NonMaxSuppression {
             let corners = &corners[batch * count..][..count];
             for class in 0..classes {
                 let first = (batch * classes + class) * count;
-                let is_candidate = |&i: &usize| score_threshold.is_none_or(|threshold| values[first + i] > threshold);
+                let is_candidate =
+                    |&i: &usize| score_threshold.is_none_or(|threshold| values[first + i] > threshold);
                 order.clear();
                 order.extend((0..count).filter(is_candidate));
                 order.sort_by_key(|&i| !keys[first + i]);

@@ -25,10 +25,17 @@ impl Kernel for OneHot {
         let (indices, values) = (cx.input(0)?, cx.input(2)?);
         let depth = match integers(cx.input(1)?)?.as_slice() {
             &[depth] if depth >= 0 => depth,
-            other => return Err(OpError::invalid(format!("depth must be one number of at least 0, got {other:?}"))),
+            other => {
+                return Err(OpError::invalid(format!(
+                    "depth must be one number of at least 0, got {other:?}"
+                )));
+            }
         };
         if values.len() != 2 {
-            return Err(OpError::invalid(format!("values must be two elements (off, on), got {:?}", values.dims())));
+            return Err(OpError::invalid(format!(
+                "values must be two elements (off, on), got {:?}",
+                values.dims()
+            )));
         }
         let mut dims: Dims = indices.dims().into();
         let axis = shape::axis(self.axis, dims.len() + 1)?;
@@ -81,7 +88,8 @@ mod tests {
 
     #[test]
     fn values_may_be_strings() {
-        let inputs = [Some(tensor(&[1], &[1i64])), Some(tensor(&[1], &[2i64])), Some(strings(&[2], &["no", "yes"]))];
+        let inputs =
+            [Some(tensor(&[1], &[1i64])), Some(tensor(&[1], &[2i64])), Some(strings(&[2], &["no", "yes"]))];
         let outputs = run(&node("", "OneHot", 11, &[], 1), &inputs).unwrap();
         assert_eq!(outputs[0].as_bytes(), strings(&[1, 2], &["no", "yes"]).as_bytes());
     }

@@ -196,8 +196,12 @@ fn reduce<T: Number>(
     match reduction {
         Reduction::Add => each(output, updates, starts, len, T::add),
         Reduction::Mul => each(output, updates, starts, len, T::mul),
-        Reduction::Max => each(output, updates, starts, len, |a, b| if b.is_greater(a) || b.is_nan() { b } else { a }),
-        Reduction::Min => each(output, updates, starts, len, |a, b| if a.is_greater(b) || b.is_nan() { b } else { a }),
+        Reduction::Max => {
+            each(output, updates, starts, len, |a, b| if b.is_greater(a) || b.is_nan() { b } else { a })
+        }
+        Reduction::Min => {
+            each(output, updates, starts, len, |a, b| if a.is_greater(b) || b.is_nan() { b } else { a })
+        }
         Reduction::None => {}
     }
     Ok(())
@@ -223,7 +227,11 @@ fn tensor_scatter(node: &Node) -> Result<Box<dyn Kernel>> {
     let circular = match node.string("mode", "linear")? {
         "linear" => false,
         "circular" => true,
-        other => return Err(OpError::invalid(format!("attribute 'mode' must be linear or circular, got {other}"))),
+        other => {
+            return Err(OpError::invalid(format!(
+                "attribute 'mode' must be linear or circular, got {other}"
+            )));
+        }
     };
     Ok(Box::new(TensorScatter { axis: node.int("axis", -2)?, circular }))
 }
@@ -233,7 +241,8 @@ impl Kernel for TensorScatter {
         let (cache, update) = (cx.input(0)?.dims(), cx.input(1)?.dims());
         let axis = shape::axis(self.axis, cache.len())?;
         let fits = update.len() == cache.len()
-            && (0..cache.len()).all(|i| if i == axis { update[i] <= cache[i] } else { update[i] == cache[i] });
+            && (0..cache.len())
+                .all(|i| if i == axis { update[i] <= cache[i] } else { update[i] == cache[i] });
         if !fits || axis == 0 {
             return Err(OpError::invalid(format!(
                 "an update of shape {update:?} does not fit a cache of shape {cache:?} along axis {axis}"
@@ -246,7 +255,8 @@ impl Kernel for TensorScatter {
             Some(indices) => indices.to_i64s()?,
             None => smallvec::smallvec![0; batches],
         };
-        let free = |start: i64| start >= 0 && (self.circular || start as u64 + length as u64 <= capacity as u64);
+        let free =
+            |start: i64| start >= 0 && (self.circular || start as u64 + length as u64 <= capacity as u64);
         if at.len() != batches || !at.iter().all(|&start| free(start)) {
             return Err(OpError::invalid(format!(
                 "{batches} write indices must leave room for {length} entries in a cache of {capacity}, got {at:?}"
@@ -298,8 +308,11 @@ mod tests {
     #[test]
     fn slices_are_scattered_and_data_stays_untouched() {
         let data = tensor(&[2, 2], &[1i8, 2, 3, 4]);
-        let inputs =
-            [Some(data.clone()), Some(tensor(&[2, 1], &[1i64, 1])), Some(tensor(&[2, 2], &[100i8, 10, 100, 20]))];
+        let inputs = [
+            Some(data.clone()),
+            Some(tensor(&[2, 1], &[1i64, 1])),
+            Some(tensor(&[2, 2], &[100i8, 10, 100, 20])),
+        ];
         let output = run(&node("", "ScatterND", 18, &reduction("add"), 1), &inputs).unwrap();
         assert_eq!(output[0].as_slice::<i8>().unwrap(), [1, 2, -53, 34]);
         assert_eq!(data.as_slice::<i8>().unwrap(), [1, 2, 3, 4]);

@@ -28,7 +28,9 @@ impl Kernel for NonZero {
         let coordinates = output.as_mut_slice::<i64>()?;
         for (axis, &stride) in shape::strides(&dims).iter().enumerate() {
             let row = &mut coordinates[axis * found.len()..][..found.len()];
-            row.iter_mut().zip(&found).for_each(|(value, &flat)| *value = (flat / stride % dims[axis]) as i64);
+            row.iter_mut()
+                .zip(&found)
+                .for_each(|(value, &flat)| *value = (flat / stride % dims[axis]) as i64);
         }
         cx.set(0, output);
         Ok(())
@@ -51,7 +53,8 @@ fn non_zeros(tensor: &Tensor) -> Result<Vec<usize>> {
     let is_float = dtype.is_float() || matches!(dtype, DType::Complex64 | DType::Complex128);
     // The sign bit of a float is in its last byte; minus zero is zero.
     let mask = if is_float { 0x7F } else { 0xFF };
-    let is_zero = |part: &[u8]| part[..part_bytes - 1].iter().all(|&b| b == 0) && part[part_bytes - 1] & mask == 0;
+    let is_zero =
+        |part: &[u8]| part[..part_bytes - 1].iter().all(|&b| b == 0) && part[part_bytes - 1] & mask == 0;
     let elements = tensor.as_bytes().chunks_exact(dtype.bits() / 8).enumerate();
     Ok(elements.filter(|(_, e)| !e.chunks_exact(part_bytes).all(is_zero)).map(|(i, _)| i).collect())
 }
@@ -73,8 +76,13 @@ impl Kernel for Compress {
             None => ([data.len()].as_slice().into(), 0),
         };
         let len = dims[axis];
-        let chosen: Positions =
-            condition.as_slice::<Bool>()?.iter().enumerate().filter(|(_, c)| c.0 != 0).map(|(i, _)| i).collect();
+        let chosen: Positions = condition
+            .as_slice::<Bool>()?
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| c.0 != 0)
+            .map(|(i, _)| i)
+            .collect();
         if chosen.last().is_some_and(|&last| last >= len) {
             return Err(OpError::invalid(format!("the condition chooses elements outside an axis of {len}")));
         }
@@ -97,7 +105,9 @@ mod tests {
 
     #[test]
     fn non_zero_lists_coordinates_and_takes_minus_zero_for_zero() {
-        let outputs = run(&node("", "NonZero", 13, &[], 1), &[Some(tensor(&[2, 2], &[0f32, 1.0, -0.0, f32::NAN]))]).unwrap();
+        let outputs =
+            run(&node("", "NonZero", 13, &[], 1), &[Some(tensor(&[2, 2], &[0f32, 1.0, -0.0, f32::NAN]))])
+                .unwrap();
         assert_eq!(outputs[0].dims(), [2, 2]);
         assert_eq!(outputs[0].as_slice::<i64>().unwrap(), [0, 1, 1, 1]);
         let outputs = run(&node("", "NonZero", 13, &[], 1), &[Some(strings(&[2], &["", "a"]))]).unwrap();

@@ -42,7 +42,8 @@ impl Kernel for TopK {
         let len = dims[axis];
         let wanted = self.k.map_or_else(|| cx.input(1)?.to_scalar::<i64>(), Ok)?;
         let k = usize::try_from(wanted).ok().filter(|&k| k <= len);
-        let k = k.ok_or_else(|| OpError::invalid(format!("cannot take the top {wanted} of an axis of {len}")))?;
+        let k =
+            k.ok_or_else(|| OpError::invalid(format!("cannot take the top {wanted} of an axis of {len}")))?;
         let mut keys = keys(input)?;
         if self.largest {
             keys.iter_mut().for_each(|key| *key = !*key);
@@ -104,7 +105,8 @@ mod tests {
         let x = [2f32, 3.0, 3.0, 1.0, 1.0, -0.0, 0.0];
         let case = |largest: i64, k: i64| {
             let inputs = [Some(tensor(&[7], &x)), Some(tensor(&[1], &[k]))];
-            let outputs = run(&node("", "TopK", 11, &[("largest", Attribute::Int(largest))], 2), &inputs).unwrap();
+            let outputs =
+                run(&node("", "TopK", 11, &[("largest", Attribute::Int(largest))], 2), &inputs).unwrap();
             outputs[1].as_slice::<i64>().unwrap().to_vec()
         };
         assert_eq!(case(1, 1), [1]);

@@ -48,13 +48,19 @@ impl Kernel for Unique {
         let parallel = cx.parallel();
         rearrange(cx, &[0], 0, &dims, |sources, destination, cell| {
             let count = groups.firsts.len();
-            copy_rows(parallel, inner * cell, sources[0], destination, |i| i / count * len + groups.firsts[i % count]);
+            copy_rows(parallel, inner * cell, sources[0], destination, |i| {
+                i / count * len + groups.firsts[i % count]
+            });
             Ok(())
         })?;
         for (output, values) in self.outputs.iter().zip([&groups.firsts, &groups.inverse, &groups.counts]) {
             if let Some(output) = output.filter(|&output| cx.wants(output)) {
                 let mut tensor = cx.output(output, DType::I64, &[values.len()])?;
-                tensor.as_mut_slice::<i64>()?.iter_mut().zip(values).for_each(|(to, &value)| *to = value as i64);
+                tensor
+                    .as_mut_slice::<i64>()?
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(to, &value)| *to = value as i64);
                 cx.set(output, tensor);
             }
         }
@@ -75,7 +81,7 @@ struct Groups {
 impl Groups {
     /// Groups the `len` positions of an axis with `inner` elements after it.
     fn find(tensor: &Tensor, len: usize, inner: usize, sorted: bool) -> Result<Groups> {
-        let outer = if len * inner == 0 { 0 } else { tensor.len() / (len * inner) };
+        let outer = tensor.len().checked_div(len * inner).unwrap_or(0);
         if tensor.dtype() == DType::String {
             let strings = Strings::new(tensor)?;
             return Ok(Groups::by(len, outer, inner, sorted, |i, j| strings.get(i).cmp(strings.get(j))));
@@ -84,7 +90,13 @@ impl Groups {
         Ok(Groups::by(len, outer, inner, sorted, |i, j| keys[i].cmp(&keys[j])))
     }
 
-    fn by(len: usize, outer: usize, inner: usize, sorted: bool, compare: impl Fn(usize, usize) -> Ordering) -> Groups {
+    fn by(
+        len: usize,
+        outer: usize,
+        inner: usize,
+        sorted: bool,
+        compare: impl Fn(usize, usize) -> Ordering,
+    ) -> Groups {
         let elements = |a: usize, b: usize| -> Ordering {
             let pairs = (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i)));
             let at = |position: usize, o: usize, i: usize| (o * len + position) * inner + i;

@@ -25,14 +25,21 @@ pub fn cell_bytes(dtype: DType) -> usize {
 /// Makes output `output` of shape `dims` by moving elements of `inputs`, which share one type. `body` gets the cells
 /// of the inputs, the cells of the output (to be written entirely) and the bytes of a cell. An all-zero cell is the
 /// element 0, false or "".
-pub fn rearrange<F>(cx: &mut Context<'_>, inputs: &[usize], output: usize, dims: &[usize], body: F) -> Result<()>
+pub fn rearrange<F>(
+    cx: &mut Context<'_>,
+    inputs: &[usize],
+    output: usize,
+    dims: &[usize],
+    body: F,
+) -> Result<()>
 where
     F: FnOnce(&Sources<'_>, &mut [u8], usize) -> Result<()>,
 {
     let dtype = shared_dtype(cx, inputs)?;
     if dtype.bits() >= 8 {
         let mut destination = cx.output(output, dtype, dims)?;
-        let sources: Slices<'_> = inputs.iter().map(|&i| cx.input(i).map(Tensor::as_bytes)).collect::<Result<_>>()?;
+        let sources: Slices<'_> =
+            inputs.iter().map(|&i| cx.input(i).map(Tensor::as_bytes)).collect::<Result<_>>()?;
         body(&sources, destination.as_bytes_mut(), dtype.bits() / 8)?;
         drop(sources);
         cx.set(output, destination);
@@ -47,7 +54,13 @@ where
 }
 
 /// Like [`rearrange`] for an output that starts as a copy of input `base`, in its memory when nobody else needs it.
-pub fn rearrange_onto<F>(cx: &mut Context<'_>, base: usize, inputs: &[usize], output: usize, body: F) -> Result<()>
+pub fn rearrange_onto<F>(
+    cx: &mut Context<'_>,
+    base: usize,
+    inputs: &[usize],
+    output: usize,
+    body: F,
+) -> Result<()>
 where
     F: FnOnce(&Sources<'_>, &mut [u8], usize) -> Result<()>,
 {
@@ -56,7 +69,8 @@ where
     let dtype = shared_dtype(cx, &all)?;
     if dtype.bits() >= 8 {
         let mut destination = copy_or_reuse(cx, base, output)?;
-        let sources: Slices<'_> = inputs.iter().map(|&i| cx.input(i).map(Tensor::as_bytes)).collect::<Result<_>>()?;
+        let sources: Slices<'_> =
+            inputs.iter().map(|&i| cx.input(i).map(Tensor::as_bytes)).collect::<Result<_>>()?;
         body(&sources, destination.as_bytes_mut(), dtype.bits() / 8)?;
         drop(sources);
         cx.set(output, destination);
@@ -172,7 +186,8 @@ mod tests {
     fn packed_codes_round_trip_at_every_width_and_odd_count() {
         for dtype in [DType::U2, DType::I4, DType::F6E2M3] {
             for len in [0usize, 1, 3, 8, 13] {
-                let codes: Vec<u8> = (0..len).map(|i| (i * 37 + 11) as u8 & ((1 << dtype.bits()) - 1) as u8).collect();
+                let codes: Vec<u8> =
+                    (0..len).map(|i| (i * 37 + 11) as u8 & ((1 << dtype.bits()) - 1) as u8).collect();
                 let mut packed = vec![0xFF; dtype.byte_len(len).unwrap()];
                 pack(dtype, &codes, &mut packed);
                 let mut back = vec![0xFF; len];

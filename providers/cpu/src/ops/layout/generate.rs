@@ -39,8 +39,12 @@ fn constant(node: &Node) -> Result<Box<dyn Kernel>> {
         Attribute::Tensor(tensor) => of(tensor.dtype(), tensor.dims(), tensor.as_bytes().to_vec()),
         Attribute::Int(value) => of(DType::I64, &[], value.to_ne_bytes().to_vec()),
         Attribute::Float(value) => of(DType::F32, &[], value.to_ne_bytes().to_vec()),
-        Attribute::Ints(list) => of(DType::I64, &[list.len()], list.iter().flat_map(|v| v.to_ne_bytes()).collect()),
-        Attribute::Floats(list) => of(DType::F32, &[list.len()], list.iter().flat_map(|v| v.to_ne_bytes()).collect()),
+        Attribute::Ints(list) => {
+            of(DType::I64, &[list.len()], list.iter().flat_map(|v| v.to_ne_bytes()).collect())
+        }
+        Attribute::Floats(list) => {
+            of(DType::F32, &[list.len()], list.iter().flat_map(|v| v.to_ne_bytes()).collect())
+        }
         Attribute::String(string) => of(DType::String, &[], flat(std::slice::from_ref(string))),
         Attribute::Strings(list) => of(DType::String, &[list.len()], flat(list)),
     };
@@ -79,7 +83,10 @@ fn constant_of_shape(node: &Node) -> Result<Box<dyn Kernel>> {
         return Ok(Box::new(ConstantOfShape { dtype: DType::F32, value: vec![0; 4] }));
     };
     if value.len() != 1 {
-        return Err(OpError::invalid(format!("attribute 'value' must be one element, got shape {:?}", value.dims())));
+        return Err(OpError::invalid(format!(
+            "attribute 'value' must be one element, got shape {:?}",
+            value.dims()
+        )));
     }
     let value_bytes = match value.dtype() {
         DType::String => text::Strings::new(value)?.get(0).to_vec(),
@@ -123,9 +130,13 @@ impl Kernel for Range {
             DType::I16 => integers(cx, |v: i16| v.into(), |v| v as i16),
             DType::I32 => integers(cx, |v: i32| v.into(), |v| v as i32),
             DType::I64 => integers(cx, |v: i64| v.into(), |v| v as i64),
-            DType::F32 => floats(cx, |v: f32| v, |i, start, delta| start + i as f32 * delta, |a: f32, b| a - b),
+            DType::F32 => {
+                floats(cx, |v: f32| v, |i, start, delta| start + i as f32 * delta, |a: f32, b| a - b)
+            }
             DType::F64 => double(cx),
-            DType::F16 if self.stash_float => floats(cx, f16::to_f32, |i, s, d| f16::from_f32(s + i as f32 * d), |a, b| a - b),
+            DType::F16 if self.stash_float => {
+                floats(cx, f16::to_f32, |i, s, d| f16::from_f32(s + i as f32 * d), |a, b| a - b)
+            }
             DType::BF16 if self.stash_float => {
                 floats(cx, bf16::to_f32, |i, s, d| bf16::from_f32(s + i as f32 * d), |a, b| a - b)
             }
@@ -225,7 +236,8 @@ fn eye_like(node: &Node) -> Result<Box<dyn Kernel>> {
 
 /// The element type that an attribute names by its ONNX number.
 pub fn dtype_of(number: i64) -> Result<DType> {
-    let dtype = i32::try_from(number).ok().and_then(DType::from_onnx).filter(|&dtype| dtype != DType::Undefined);
+    let dtype =
+        i32::try_from(number).ok().and_then(DType::from_onnx).filter(|&dtype| dtype != DType::Undefined);
     dtype.ok_or_else(|| OpError::invalid(format!("{number} is not the number of an element type")))
 }
 
@@ -248,7 +260,10 @@ impl Kernel for EyeLike {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let input = cx.input(0)?;
         let &[rows, columns] = input.dims() else {
-            return Err(OpError::invalid(format!("EyeLike expects two dimensions, got shape {:?}", input.dims())));
+            return Err(OpError::invalid(format!(
+                "EyeLike expects two dimensions, got shape {:?}",
+                input.dims()
+            )));
         };
         let (dtype, one) = one(self.dtype.unwrap_or(input.dtype()))?;
         let cell = cell_bytes(dtype);
@@ -277,7 +292,9 @@ impl Kernel for Trilu {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let dims = cx.input(0)?.dims();
         let &[.., rows, columns] = dims else {
-            return Err(OpError::invalid(format!("Trilu expects at least two dimensions, got shape {dims:?}")));
+            return Err(OpError::invalid(format!(
+                "Trilu expects at least two dimensions, got shape {dims:?}"
+            )));
         };
         let diagonal = cx.optional(1).map_or(Ok(0), Tensor::to_scalar::<i64>)?;
         let (upper, parallel) = (self.upper, cx.parallel());
@@ -293,7 +310,8 @@ impl Kernel for Trilu {
                     // SAFETY: rows are disjoint.
                     let row = unsafe { shared.slice(index * row_bytes..(index + 1) * row_bytes) };
                     // The first column on (upper) or after (lower) the diagonal.
-                    let at = ((index % rows) as i64).saturating_add(diagonal).saturating_add(i64::from(!upper));
+                    let at =
+                        ((index % rows) as i64).saturating_add(diagonal).saturating_add(i64::from(!upper));
                     let at = at.clamp(0, columns as i64) as usize * cell;
                     let outside = if upper { 0..at } else { at..row_bytes };
                     row[outside].fill(0);
@@ -334,7 +352,10 @@ mod tests {
         let case = |upper, k: i64| {
             let attributes = [("upper", Attribute::Int(upper))];
             let inputs = [Some(tensor(&[2, 2, 3], &x)), Some(tensor(&[], &[k]))];
-            run(&node("", "Trilu", 14, &attributes, 1), &inputs).unwrap()[0].as_slice::<i32>().unwrap().to_vec()
+            run(&node("", "Trilu", 14, &attributes, 1), &inputs).unwrap()[0]
+                .as_slice::<i32>()
+                .unwrap()
+                .to_vec()
         };
         assert_eq!(case(1, 0), [1, 2, 3, 0, 5, 6, 7, 8, 9, 0, 11, 12]);
         assert_eq!(case(0, 0), [1, 0, 0, 4, 5, 0, 7, 0, 0, 10, 11, 0]);
@@ -346,16 +367,22 @@ mod tests {
     #[test]
     fn constants_of_shape_are_filled() {
         let shape = || Some(tensor(&[2], &[2i64, 1]));
-        let of = |value| run(&node("", "ConstantOfShape", 9, &[("value", Attribute::Tensor(value))], 1), &[shape()]);
+        let of = |value| {
+            run(&node("", "ConstantOfShape", 9, &[("value", Attribute::Tensor(value))], 1), &[shape()])
+        };
         assert_eq!(of(tensor(&[1], &[-7i16])).unwrap()[0].as_slice::<i16>().unwrap(), [-7, -7]);
-        assert_eq!(of(strings(&[1], &["ab"])).unwrap()[0].as_bytes(), strings(&[2, 1], &["ab", "ab"]).as_bytes());
+        assert_eq!(
+            of(strings(&[1], &["ab"])).unwrap()[0].as_bytes(),
+            strings(&[2, 1], &["ab", "ab"]).as_bytes()
+        );
         assert!(of(tensor(&[2], &[1i16, 2])).is_err());
     }
 
     #[test]
     fn eyes_are_offset() {
         let attributes = [("k", Attribute::Int(-1)), ("dtype", Attribute::Int(1))];
-        let output = run(&node("", "EyeLike", 9, &attributes, 1), &[Some(tensor(&[2, 2], &[0i32; 4]))]).unwrap();
+        let output =
+            run(&node("", "EyeLike", 9, &attributes, 1), &[Some(tensor(&[2, 2], &[0i32; 4]))]).unwrap();
         assert_eq!(output[0].as_slice::<f32>().unwrap(), [0., 0., 1., 0.]);
     }
 }

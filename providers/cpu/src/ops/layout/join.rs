@@ -37,7 +37,8 @@ impl Kernel for Concat {
             let own = cx.input(index)?.dims();
             let fits = own.len() == dims.len() && (0..dims.len()).all(|i| i == axis || own[i] == dims[i]);
             if !fits {
-                let message = format!("cannot join input {index} of shape {own:?} to {dims:?} along axis {axis}");
+                let message =
+                    format!("cannot join input {index} of shape {own:?} to {dims:?} along axis {axis}");
                 return Err(OpError::invalid(message));
             }
             inputs.push(index);
@@ -94,7 +95,8 @@ fn split_13(node: &Node) -> Result<Box<dyn Kernel>> {
     if let Some(parts) = node.optional_int("num_outputs")?
         && parts != node.outputs.len() as i64
     {
-        let message = format!("attribute 'num_outputs' is {parts} but the node has {} outputs", node.outputs.len());
+        let message =
+            format!("attribute 'num_outputs' is {parts} but the node has {} outputs", node.outputs.len());
         return Err(OpError::invalid(message));
     }
     split(node, node.has_input(1))
@@ -124,10 +126,16 @@ impl Split {
                 return Ok((0..self.parts).map(|i| each.min(total.saturating_sub(i * each))).collect());
             }
         };
-        let lengths: Option<SmallVec<[usize; 8]>> = given.iter().map(|&length| usize::try_from(length).ok()).collect();
+        let lengths: Option<SmallVec<[usize; 8]>> =
+            given.iter().map(|&length| usize::try_from(length).ok()).collect();
         match lengths {
-            Some(lengths) if lengths.iter().sum::<usize>() == total && lengths.len() == self.parts => Ok(lengths),
-            _ => Err(OpError::invalid(format!("cannot split an axis of {total} into {} parts of {given:?}", self.parts))),
+            Some(lengths) if lengths.iter().sum::<usize>() == total && lengths.len() == self.parts => {
+                Ok(lengths)
+            }
+            _ => Err(OpError::invalid(format!(
+                "cannot split an axis of {total} into {} parts of {given:?}",
+                self.parts
+            ))),
         }
     }
 }

@@ -67,7 +67,9 @@ pub fn copy(
         let high: isize = reach.filter(|&r| r > 0).sum();
         start as isize + low >= 0 && (start as isize + high) as usize + cell <= memory
     };
-    if !inside(from_start, source.len(), |axis| axis.from) || !inside(to_start, destination.len(), |axis| axis.to) {
+    if !inside(from_start, source.len(), |axis| axis.from)
+        || !inside(to_start, destination.len(), |axis| axis.to)
+    {
         return Err(OpError::invalid(format!("a copy of shape {dims:?} leaves its tensor")));
     }
     let mut run = cell;
@@ -80,7 +82,8 @@ pub fn copy(
     }
     let shared = SharedMut::new(destination);
     // SAFETY: every offset the box reaches was checked above to stay inside the slices.
-    let (source, target) = unsafe { (Pointer(source.as_ptr().add(from_start)), Target(shared.pointer().add(to_start))) };
+    let (source, target) =
+        unsafe { (Pointer(source.as_ptr().add(from_start)), Target(shared.pointer().add(to_start))) };
     match run {
         1 => tiles::<u8>(parallel, axes, source, target),
         2 => tiles::<u16>(parallel, axes, source, target),

@@ -28,7 +28,13 @@ pub fn to_vec<T: Real>(tensor: &Tensor) -> Result<Vec<T>> {
 }
 
 /// The values as output `index` of type `dtype`, converted like [`write_into`].
-pub fn store<T: Real>(cx: &Context<'_>, index: usize, dtype: DType, dims: &[usize], values: &[T]) -> Result<Tensor> {
+pub fn store<T: Real>(
+    cx: &Context<'_>,
+    index: usize,
+    dtype: DType,
+    dims: &[usize],
+    values: &[T],
+) -> Result<Tensor> {
     let mut output = cx.output(index, dtype, dims)?;
     write_into(values, &mut output)?;
     Ok(output)

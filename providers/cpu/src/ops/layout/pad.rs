@@ -128,7 +128,10 @@ impl Pad {
             Some(i) => (pads[i], pads[i + named.len()]),
             None => (0, 0),
         };
-        dims.iter().enumerate().map(|(i, &len)| Axis::new(len, pads_of(i).0, pads_of(i).1, self.mode)).collect()
+        dims.iter()
+            .enumerate()
+            .map(|(i, &len)| Axis::new(len, pads_of(i).0, pads_of(i).1, self.mode))
+            .collect()
     }
 
     /// The value of the attribute in the data's type.
@@ -139,7 +142,9 @@ impl Pad {
             DType::F64 => f64::from(value).to_le_bytes().as_slice().into(),
             DType::F16 => half::f16::from_f32(value).to_le_bytes().as_slice().into(),
             _ if value == 0.0 => SmallVec::from_elem(0, super::cells::cell_bytes(dtype)),
-            other => return Err(OpError::unsupported(format!("Pad of {other} with a value before opset 11"))),
+            other => {
+                return Err(OpError::unsupported(format!("Pad of {other} with a value before opset 11")));
+            }
         })
     }
 }
@@ -236,7 +241,9 @@ mod tests {
     #[test]
     fn borders_longer_than_the_axis_repeat_it() {
         let x = || tensor(&[3], &[1i32, 2, 3]);
-        let values = |mode: &str, pads: &[i64]| padded(mode, x(), pads, None).unwrap().as_slice::<i32>().unwrap().to_vec();
+        let values = |mode: &str, pads: &[i64]| {
+            padded(mode, x(), pads, None).unwrap().as_slice::<i32>().unwrap().to_vec()
+        };
         assert_eq!(values("reflect", &[3, 5]), [2, 3, 2, 1, 2, 3, 2, 1, 2, 3, 2]);
         assert_eq!(values("wrap", &[4, 4]), [3, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1]);
         assert_eq!(values("edge", &[2, 1]), [1, 1, 1, 2, 3, 3]);

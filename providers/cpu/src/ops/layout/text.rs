@@ -19,8 +19,9 @@ impl<'a> Strings<'a> {
             return Err(OpError::invalid(format!("expected a string tensor, got {}", tensor.dtype())));
         }
         let (len, buffer) = (tensor.len(), tensor.as_bytes());
-        let (offsets, bytes) =
-            buffer.split_at_checked((len + 1) * 8).ok_or_else(|| OpError::invalid("a string tensor lacks its offsets"))?;
+        let (offsets, bytes) = buffer
+            .split_at_checked((len + 1) * 8)
+            .ok_or_else(|| OpError::invalid("a string tensor lacks its offsets"))?;
         let strings = Strings { offsets, bytes, len };
         let ordered = (0..len).all(|i| strings.offset(i) <= strings.offset(i + 1));
         if !ordered || strings.offset(len) > bytes.len() {
@@ -45,7 +46,12 @@ impl<'a> Strings<'a> {
 }
 
 /// A string tensor for output `index` whose element `i` is `item(i)`.
-pub fn write<'s>(cx: &Context<'_>, index: usize, dims: &[usize], item: impl Fn(usize) -> &'s [u8]) -> Result<Tensor> {
+pub fn write<'s>(
+    cx: &Context<'_>,
+    index: usize,
+    dims: &[usize],
+    item: impl Fn(usize) -> &'s [u8],
+) -> Result<Tensor> {
     let len: usize = dims.iter().product();
     let table = (len + 1) * 8;
     let total: usize = (0..len).map(|i| item(i).len()).sum();

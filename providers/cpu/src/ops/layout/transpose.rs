@@ -31,7 +31,8 @@ impl Kernel for Transpose {
         let dims: Dims = cx.input(0)?.dims().into();
         let permutation: Dims = match &self.permutation {
             Some(permutation) if permutation.len() != dims.len() => {
-                let message = format!("perm {permutation:?} does not name each of the {} dimensions", dims.len());
+                let message =
+                    format!("perm {permutation:?} does not name each of the {} dimensions", dims.len());
                 return Err(OpError::invalid(message));
             }
             Some(permutation) => shape::axes(permutation, dims.len())?,
@@ -43,7 +44,12 @@ impl Kernel for Transpose {
 
 /// Sets output 0 to input 0, seen with shape `dims`, with its dimensions reordered by `permutation` and then viewed as
 /// `result` (by default the permuted shape).
-fn permute(cx: &mut Context<'_>, dims: &[usize], permutation: &[usize], result: Option<&[usize]>) -> Result<()> {
+fn permute(
+    cx: &mut Context<'_>,
+    dims: &[usize],
+    permutation: &[usize],
+    result: Option<&[usize]>,
+) -> Result<()> {
     let permuted: Dims = permutation.iter().map(|&axis| dims[axis]).collect();
     let result = result.unwrap_or(&permuted);
     // Dimensions of size 1 may move freely: when the others keep their order the bytes do too.
@@ -56,7 +62,8 @@ fn permute(cx: &mut Context<'_>, dims: &[usize], permutation: &[usize], result: 
     rearrange(cx, &[0], 0, result, |sources, destination, cell| {
         let own = strides_of(dims);
         let from: mover::Strides = permutation.iter().map(|&axis| own[axis]).collect();
-        let (from, to) = (Side { start: 0, strides: &from }, Side { start: 0, strides: &strides_of(&permuted) });
+        let (from, to) =
+            (Side { start: 0, strides: &from }, Side { start: 0, strides: &strides_of(&permuted) });
         mover::copy(parallel, cell, &permuted, from, sources[0], to, destination)
     })
 }
@@ -99,22 +106,33 @@ impl Kernel for Blocks {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let b = self.size;
         let &[n, c, h, w] = cx.input(0)?.dims() else {
-            return Err(OpError::invalid(format!("expected four dimensions (NCHW), got shape {:?}", cx.input(0)?.dims())));
+            return Err(OpError::invalid(format!(
+                "expected four dimensions (NCHW), got shape {:?}",
+                cx.input(0)?.dims()
+            )));
         };
         let area = b.checked_mul(b).ok_or_else(|| OpError::invalid("attribute 'blocksize' is too large"))?;
         if self.to_space {
             if c % area != 0 {
-                return Err(OpError::invalid(format!("{c} channels are not a multiple of blocksize {b} squared")));
+                return Err(OpError::invalid(format!(
+                    "{c} channels are not a multiple of blocksize {b} squared"
+                )));
             }
             let depth = c / area;
             let result = [n, depth, h * b, w * b];
             return match self.order {
-                Order::DepthColumnRow => permute(cx, &[n, b, b, depth, h, w], &[0, 3, 4, 1, 5, 2], Some(&result)),
-                Order::ColumnRowDepth => permute(cx, &[n, depth, b, b, h, w], &[0, 1, 4, 2, 5, 3], Some(&result)),
+                Order::DepthColumnRow => {
+                    permute(cx, &[n, b, b, depth, h, w], &[0, 3, 4, 1, 5, 2], Some(&result))
+                }
+                Order::ColumnRowDepth => {
+                    permute(cx, &[n, depth, b, b, h, w], &[0, 1, 4, 2, 5, 3], Some(&result))
+                }
             };
         }
         if h % b != 0 || w % b != 0 {
-            return Err(OpError::invalid(format!("height {h} and width {w} are not multiples of blocksize {b}")));
+            return Err(OpError::invalid(format!(
+                "height {h} and width {w} are not multiples of blocksize {b}"
+            )));
         }
         let result = [n, c * area, h / b, w / b];
         let split = [n, c, h / b, b, w / b, b];
@@ -137,7 +155,11 @@ mod tests {
         run(&node("", "Transpose", 13, &attributes, 1), &[Some(x)]).unwrap().remove(0)
     }
 
-    fn check<T: Element + PartialEq + std::fmt::Debug>(dims: &[usize], permutation: &[i64], make: fn(usize) -> T) {
+    fn check<T: Element + PartialEq + std::fmt::Debug>(
+        dims: &[usize],
+        permutation: &[i64],
+        make: fn(usize) -> T,
+    ) {
         let x: Vec<T> = (0..dims.iter().product()).map(make).collect();
         let output = transposed(tensor(dims, &x), permutation);
         let own = shape::strides(dims);
@@ -153,7 +175,9 @@ mod tests {
 
     #[test]
     fn every_permutation_and_cell_size_moves_each_element_to_its_place() {
-        for permutation in [[0i64, 1, 2, 3], [3, 2, 1, 0], [0, 2, 1, 3], [0, 3, 1, 2], [2, 3, 0, 1], [1, 0, 3, 2]] {
+        for permutation in
+            [[0i64, 1, 2, 3], [3, 2, 1, 0], [0, 2, 1, 3], [0, 3, 1, 2], [2, 3, 0, 1], [1, 0, 3, 2]]
+        {
             for dims in [[2, 17, 3, 37], [1, 5, 1, 7], [33, 1, 19, 2], [3, 0, 2, 2]] {
                 check::<u8>(&dims, &permutation, |i| i as u8);
                 check::<u16>(&dims, &permutation, |i| i as u16);
@@ -173,6 +197,8 @@ mod tests {
     #[test]
     fn a_bad_permutation_is_an_error() {
         let attributes = [("perm", Attribute::Ints(vec![0, 0]))];
-        assert!(run(&node("", "Transpose", 13, &attributes, 1), &[Some(tensor(&[1, 2], &[1f32, 2.0]))]).is_err());
+        assert!(
+            run(&node("", "Transpose", 13, &attributes, 1), &[Some(tensor(&[1, 2], &[1f32, 2.0]))]).is_err()
+        );
     }
 }

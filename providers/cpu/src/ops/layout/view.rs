@@ -125,7 +125,7 @@ pub fn reshaped_dims(dims: &[usize], target: &[i64], allow_zero: bool) -> Result
     let total: usize = dims.iter().product();
     let known = result.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(mismatch)?;
     if let Some(i) = inferred {
-        if known == 0 || total % known != 0 {
+        if known == 0 || !total.is_multiple_of(known) {
             return Err(mismatch());
         }
         result[i] = total / known;
@@ -171,7 +171,9 @@ impl Kernel for Squeeze {
                 None if dim == 1 => {}
                 Some(axes) if axes.contains(&i) => {
                     if dim != 1 {
-                        return Err(OpError::invalid(format!("cannot squeeze axis {i} of shape {dims:?}: it is not 1")));
+                        return Err(OpError::invalid(format!(
+                            "cannot squeeze axis {i} of shape {dims:?}: it is not 1"
+                        )));
                     }
                 }
                 _ => kept.push(dim),
@@ -218,7 +220,7 @@ mod tests {
     fn reshape_infers_copies_and_keeps_zeros() {
         assert_eq!(reshaped_dims(&[2, 3, 4], &[0, -1], false).unwrap().as_slice(), [2, 12]);
         assert_eq!(reshaped_dims(&[0, 3], &[3, 0], true).unwrap().as_slice(), [3, 0]);
-        assert_eq!(reshaped_dims(&[0, 3], &[0, 5, -1], false).is_err(), true);
+        assert!(reshaped_dims(&[0, 3], &[0, 5, -1], false).is_err());
         assert_eq!(reshaped_dims(&[], &[1, 1, -1], false).unwrap().as_slice(), [1, 1, 1]);
         for bad in [&[5][..], &[-1, -1], &[-2, 12], &[2, 3, 4, 0], &[i64::MAX, i64::MAX]] {
             assert!(reshaped_dims(&[2, 3, 4], bad, false).is_err(), "{bad:?}");

@@ -28,7 +28,10 @@ impl Kernel for Einsum {
         let dtype = cx.input(0)?.dtype();
         let inputs = (0..cx.input_count()).map(|i| cx.input(i).cloned()).collect::<Result<Vec<_>>>()?;
         if let Some(other) = inputs.iter().find(|input| input.dtype() != dtype) {
-            return Err(OpError::invalid(format!("inputs must share one type, got {dtype} and {}", other.dtype())));
+            return Err(OpError::invalid(format!(
+                "inputs must share one type, got {dtype} and {}",
+                other.dtype()
+            )));
         }
         match dtype {
             DType::F32 => self.compute::<f32>(cx, &inputs, dtype),
@@ -53,7 +56,13 @@ impl Kernel for Einsum {
 /// A type whose matrices can be multiplied.
 trait Scalar: Element + Number {
     /// `c = a · b` for each entry of `batches`, `c` without gaps.
-    fn multiply(cpu: Cpu<'_>, a: Matrix<'_, Self>, b: Matrix<'_, Self>, c: &mut [Self], batches: &[BatchOffsets]) -> Result<()> {
+    fn multiply(
+        cpu: Cpu<'_>,
+        a: Matrix<'_, Self>,
+        b: Matrix<'_, Self>,
+        c: &mut [Self],
+        batches: &[BatchOffsets],
+    ) -> Result<()> {
         for batch in batches {
             let left = Matrix { data: &a.data[batch.a.min(a.data.len())..], ..a };
             let right = Matrix { data: &b.data[batch.b.min(b.data.len())..], ..b };
@@ -64,7 +73,13 @@ trait Scalar: Element + Number {
 }
 
 impl Scalar for f32 {
-    fn multiply(cpu: Cpu<'_>, a: Matrix<'_, f32>, b: Matrix<'_, f32>, c: &mut [f32], batches: &[BatchOffsets]) -> Result<()> {
+    fn multiply(
+        cpu: Cpu<'_>,
+        a: Matrix<'_, f32>,
+        b: Matrix<'_, f32>,
+        c: &mut [f32],
+        batches: &[BatchOffsets],
+    ) -> Result<()> {
         Ok(gemm_batched(cpu, a, b, c, b.cols.max(1), batches, &Epilogue::default())?)
     }
 }
@@ -96,7 +111,9 @@ impl Einsum {
         let mut left = rest.next().ok_or_else(|| OpError::invalid("Einsum has no inputs"))?;
         let later: Vec<Operand> = rest.collect();
         for (i, right) in later.iter().enumerate() {
-            let needed = |label: &Label| result.contains(label) || later[i + 1..].iter().any(|o| o.labels.contains(label));
+            let needed = |label: &Label| {
+                result.contains(label) || later[i + 1..].iter().any(|o| o.labels.contains(label))
+            };
             left = contract::<T>(cx, left, right.clone(), &needed)?;
         }
         left = left.summed::<T>(cx, &|label| result.contains(label))?;
@@ -116,7 +133,9 @@ impl Sizes {
                     Some((_, size)) if *size == dim || dim == 1 => {}
                     Some((_, size)) if *size == 1 => *size = dim,
                     Some((_, size)) => {
-                        return Err(OpError::invalid(format!("one label stands for dimensions of {size} and {dim}")));
+                        return Err(OpError::invalid(format!(
+                            "one label stands for dimensions of {size} and {dim}"
+                        )));
                     }
                     None => sizes.0.push((label, dim)),
                 }
@@ -186,7 +205,15 @@ impl Operand {
         let mut data = cx.scratch(T::DTYPE, &dims)?;
         let to = strides_of(&dims);
         let (from, to_side) = (Side { start: 0, strides: &from }, Side { start: 0, strides: &to });
-        mover::copy(cx.parallel(), size_of::<T>(), &dims, from, self.data.as_bytes(), to_side, data.as_bytes_mut())?;
+        mover::copy(
+            cx.parallel(),
+            size_of::<T>(),
+            &dims,
+            from,
+            self.data.as_bytes(),
+            to_side,
+            data.as_bytes_mut(),
+        )?;
         Ok(Operand { data, labels: labels.into(), strides: crate::shape::strides(&dims), dims })
     }
 
@@ -210,7 +237,13 @@ impl Operand {
     }
 
     /// Sets output 0 to the operand with its dimensions in the order of `result`.
-    fn store<T: Scalar>(&self, cx: &mut Context<'_>, result: &Labels, sizes: &Sizes, dtype: DType) -> Result<()> {
+    fn store<T: Scalar>(
+        &self,
+        cx: &mut Context<'_>,
+        result: &Labels,
+        sizes: &Sizes,
+        dtype: DType,
+    ) -> Result<()> {
         let dims: Dims = result.iter().map(|&label| sizes.get(label)).collect();
         let from: Strides = result.iter().map(|&label| self.dim(label).1 as isize).collect();
         let to = strides_of(&dims);
@@ -233,35 +266,66 @@ impl Operand {
 }
 
 /// Multiplies two operands and sums over the labels nobody needs any more.
-fn contract<T: Scalar>(cx: &Context<'_>, a: Operand, b: Operand, needed: &dyn Fn(&Label) -> bool) -> Result<Operand> {
+fn contract<T: Scalar>(
+    cx: &Context<'_>,
+    a: Operand,
+    b: Operand,
+    needed: &dyn Fn(&Label) -> bool,
+) -> Result<Operand> {
     let a = a.summed::<T>(cx, &|label| needed(label) || b.labels.contains(label))?;
     let b = b.summed::<T>(cx, &|label| needed(label) || a.labels.contains(label))?;
     let (shared, m): (Labels, Labels) = a.labels.iter().copied().partition(|label| b.labels.contains(label));
     let (batch, k): (Labels, Labels) = shared.into_iter().partition(needed);
     let n: Labels = b.labels.iter().copied().filter(|label| !a.labels.contains(label)).collect();
-    let a = a.as_matrices::<T>(cx, &batch, &m, &k)?;
-    let b = b.as_matrices::<T>(cx, &batch, &k, &n)?;
+    let a = a.into_matrices::<T>(cx, &batch, &m, &k)?;
+    let b = b.into_matrices::<T>(cx, &batch, &k, &n)?;
     let (rows, depth, columns) = (a.size(&m), a.size(&k), b.size(&n));
     let labels: Labels = batch.iter().chain(&m).chain(&n).copied().collect();
     let dim = |&label: &Label| if a.labels.contains(&label) { a.dim(label).0 } else { b.dim(label).0 };
     let dims: Dims = labels.iter().map(dim).collect();
     let mut data = cx.scratch(T::DTYPE, &dims)?;
     let batches: Vec<BatchOffsets> = (0..a.size(&batch))
-        .map(|i| BatchOffsets { a: a.offset(&batch, i), b: b.offset(&batch, i), c: i * rows * columns, residual: 0 })
+        .map(|i| BatchOffsets {
+            a: a.offset(&batch, i),
+            b: b.offset(&batch, i),
+            c: i * rows * columns,
+            residual: 0,
+        })
         .collect();
     if !data.is_empty() {
-        let view = |o: &Operand, rows: &Labels, columns: &Labels| (o.stride(rows).unwrap_or(0), o.stride(columns).unwrap_or(0));
+        let view = |o: &Operand, rows: &Labels, columns: &Labels| {
+            (o.stride(rows).unwrap_or(0), o.stride(columns).unwrap_or(0))
+        };
         let ((a_row, a_col), (b_row, b_col)) = (view(&a, &m, &k), view(&b, &k, &n));
-        let left = Matrix { data: a.data.as_slice::<T>()?, rows, cols: depth, row_stride: a_row, col_stride: a_col };
-        let right = Matrix { data: b.data.as_slice::<T>()?, rows: depth, cols: columns, row_stride: b_row, col_stride: b_col };
-        T::multiply(Cpu::new(cx.features(), cx.parallel()), left, right, data.as_mut_slice::<T>()?, &batches)?;
+        let left =
+            Matrix { data: a.data.as_slice::<T>()?, rows, cols: depth, row_stride: a_row, col_stride: a_col };
+        let right = Matrix {
+            data: b.data.as_slice::<T>()?,
+            rows: depth,
+            cols: columns,
+            row_stride: b_row,
+            col_stride: b_col,
+        };
+        T::multiply(
+            Cpu::new(cx.features(), cx.parallel()),
+            left,
+            right,
+            data.as_mut_slice::<T>()?,
+            &batches,
+        )?;
     }
     Ok(Operand { data, labels, strides: crate::shape::strides(&dims), dims })
 }
 
 impl Operand {
     /// The operand itself where `rows` and `columns` each have one stride, else a copy in that order.
-    fn as_matrices<T: Scalar>(self, cx: &Context<'_>, batch: &Labels, rows: &Labels, columns: &Labels) -> Result<Operand> {
+    fn into_matrices<T: Scalar>(
+        self,
+        cx: &Context<'_>,
+        batch: &Labels,
+        rows: &Labels,
+        columns: &Labels,
+    ) -> Result<Operand> {
         if self.stride(rows).is_some() && self.stride(columns).is_some() {
             return Ok(self);
         }
@@ -313,9 +377,9 @@ mod tests {
     fn diagonals_sums_outer_products_and_broadcast_ellipses() {
         let x = tensor(&[2, 2], &[1i64, 2, 3, 4]);
         let value = |t: crate::error::Result<Tensor>| t.unwrap().as_slice::<i64>().unwrap().to_vec();
-        assert_eq!(value(einsum("ii->i", &[x.clone()])), [1, 4]);
-        assert_eq!(value(einsum("ii", &[x.clone()])), [5]);
-        assert_eq!(value(einsum("ij->j", &[x.clone()])), [4, 6]);
+        assert_eq!(value(einsum("ii->i", std::slice::from_ref(&x))), [1, 4]);
+        assert_eq!(value(einsum("ii", std::slice::from_ref(&x))), [5]);
+        assert_eq!(value(einsum("ij->j", std::slice::from_ref(&x))), [4, 6]);
         let v = tensor(&[2], &[10i64, 100]);
         assert_eq!(value(einsum("i,j", &[v.clone(), v.clone()])), [100, 1000, 1000, 10000]);
         let batched = tensor(&[1, 2, 1], &[1i64, 2]);
@@ -327,7 +391,8 @@ mod tests {
 
     #[test]
     fn an_empty_contraction_sums_to_zero() {
-        let output = einsum("ij,jk->ik", &[tensor::<f32>(&[2, 0], &[]), tensor::<f32>(&[0, 2], &[])]).unwrap();
+        let output =
+            einsum("ij,jk->ik", &[tensor::<f32>(&[2, 0], &[]), tensor::<f32>(&[0, 2], &[])]).unwrap();
         assert_eq!(output.as_slice::<f32>().unwrap(), [0f32; 4]);
         assert_eq!(einsum("ij,jk->ik", &[random(&[0, 2]), random(&[2, 2])]).unwrap().dims(), [0, 2]);
     }

@@ -42,15 +42,20 @@ impl Equation {
     /// The labels of the operands and of the result, for operands of these ranks.
     pub fn resolve(&self, ranks: &[usize]) -> Result<(Vec<Labels>, Labels)> {
         if ranks.len() != self.inputs.len() {
-            return Err(OpError::invalid(format!("the equation has {} terms for {} inputs", self.inputs.len(), ranks.len())));
+            return Err(OpError::invalid(format!(
+                "the equation has {} terms for {} inputs",
+                self.inputs.len(),
+                ranks.len()
+            )));
         }
         let mut widest = 0;
         let mut operands = Vec::with_capacity(ranks.len());
         for (term, &rank) in self.inputs.iter().zip(ranks) {
             let letters = term.letters();
             let ellipsis = rank.checked_sub(letters).filter(|&rest| rest == 0 || term.after.is_some());
-            let ellipsis = ellipsis
-                .ok_or_else(|| OpError::invalid(format!("a term of {letters} letters for an operand of {rank} dimensions")))?;
+            let ellipsis = ellipsis.ok_or_else(|| {
+                OpError::invalid(format!("a term of {letters} letters for an operand of {rank} dimensions"))
+            })?;
             widest = widest.max(ellipsis);
             operands.push(term.labels(ellipsis));
         }
@@ -58,10 +63,13 @@ impl Equation {
             Some(term) => term.labels(if term.after.is_some() { widest } else { 0 }),
             None => implicit_result(&operands, widest),
         };
-        let known = |label: &Label| matches!(label, Label::Ellipsis(_)) || operands.iter().any(|o| o.contains(label));
+        let known =
+            |label: &Label| matches!(label, Label::Ellipsis(_)) || operands.iter().any(|o| o.contains(label));
         let repeated = (1..result.len()).any(|i| result[..i].contains(&result[i]));
         if repeated || !result.iter().all(known) {
-            return Err(OpError::invalid("the result of an equation repeats a label or names one that no input has"));
+            return Err(OpError::invalid(
+                "the result of an equation repeats a label or names one that no input has",
+            ));
         }
         Ok((operands, result))
     }
@@ -120,7 +128,14 @@ mod tests {
 
     #[test]
     fn broken_equations_are_errors() {
-        for (text, ranks) in [("i->j", &[1][..]), ("i->ii", &[1]), ("ij", &[3]), ("i,j", &[1]), ("i...", &[0]), ("i->...", &[2])] {
+        for (text, ranks) in [
+            ("i->j", &[1][..]),
+            ("i->ii", &[1]),
+            ("ij", &[3]),
+            ("i,j", &[1]),
+            ("i...", &[0]),
+            ("i->...", &[2]),
+        ] {
             assert!(Equation::parse(text).and_then(|e| e.resolve(ranks)).is_err(), "{text}");
         }
         for text in ["i.j", "i1", "....", "i->->j"] {

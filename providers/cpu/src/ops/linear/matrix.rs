@@ -131,12 +131,15 @@ mod tests {
     fn a_matrix_times_its_inverse_is_the_identity() {
         let n = 7;
         let x = random(&[n, n]);
-        let inverse = run(&node("com.microsoft", "Inverse", 1, &[], 1), &[Some(x.clone())]).unwrap().remove(0);
+        let inverse =
+            run(&node("com.microsoft", "Inverse", 1, &[], 1), &[Some(x.clone())]).unwrap().remove(0);
         let (a, b) = (x.as_slice::<f32>().unwrap(), inverse.as_slice::<f32>().unwrap());
         for (i, j) in (0..n).flat_map(|i| (0..n).map(move |j| (i, j))) {
             let sum: f64 = (0..n).map(|k| f64::from(a[i * n + k]) * f64::from(b[k * n + j])).sum();
             assert!((sum - f64::from(u8::from(i == j))).abs() < 1e-3);
         }
-        assert!(run(&node("com.microsoft", "Inverse", 1, &[], 1), &[Some(tensor(&[1, 1], &[0f32]))]).is_err());
+        assert!(
+            run(&node("com.microsoft", "Inverse", 1, &[], 1), &[Some(tensor(&[1, 1], &[0f32]))]).is_err()
+        );
     }
 }

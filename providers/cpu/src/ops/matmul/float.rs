@@ -44,7 +44,11 @@ impl Weights {
 
     /// Packs a constant float matrix, read transposed when `transposed`; `None` for other types and empty matrices.
     pub fn pack(constants: &Constants<'_>, b: &Tensor, transposed: bool) -> Result<Option<Weights>> {
-        fn typed<T: Gemm>(constants: &Constants<'_>, b: &Tensor, transposed: bool) -> Result<Box<dyn Any + Send + Sync>> {
+        fn typed<T: Gemm>(
+            constants: &Constants<'_>,
+            b: &Tensor,
+            transposed: bool,
+        ) -> Result<Box<dyn Any + Send + Sync>> {
             let cpu = Cpu::new(constants.features(), constants.parallel());
             let matrix = Matrix::new(b.as_slice::<T>()?, b.dims()[0], b.dims()[1]).transposed_if(transposed);
             Ok(Box::new(T::pack(&cpu, matrix)?))
@@ -194,7 +198,11 @@ impl MatMul {
     }
 
     /// What the product itself can do, and whether addends of other shapes (and the activation after them) remain.
-    fn after<'a, T: Real>(&self, addends: &'a [Option<Tensor>; 2], product: &Product) -> Result<(After<'a, T>, bool)> {
+    fn after<'a, T: Real>(
+        &self,
+        addends: &'a [Option<Tensor>; 2],
+        product: &Product,
+    ) -> Result<(After<'a, T>, bool)> {
         let mut after = After { alpha: T::from_f32(self.alpha), ..After::default() };
         if let Some(bias) = &addends[0] {
             let (data, len) = (bias.as_slice::<T>()?, bias.len());

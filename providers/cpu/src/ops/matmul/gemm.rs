@@ -50,8 +50,8 @@ impl Kernel for Gemm {
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         match cx.input(0)?.dtype() {
-            DType::I32 => self.run_integer::<i32>(cx, |v| f64::from(v), |v| v as i32),
-            DType::U32 => self.run_integer::<u32>(cx, |v| f64::from(v), |v| v as u32),
+            DType::I32 => self.run_integer::<i32>(cx, f64::from, |v| v as i32),
+            DType::U32 => self.run_integer::<u32>(cx, f64::from, |v| v as u32),
             DType::I64 => self.run_integer::<i64>(cx, |v| v as f64, |v| v as i64),
             DType::U64 => self.run_integer::<u64>(cx, |v| v as f64, |v| v as u64),
             DType::F32 => self.run_float::<f32>(cx),
@@ -93,16 +93,14 @@ impl Gemm {
         let (m, n, _) = self.extents(a.dims(), b_dims)?;
         let mut y = cx.output(0, T::DTYPE, &[m, n])?;
         let c = if self.beta == 0.0 { None } else { real::load_optional::<T::Sum>(cx, 2)? };
-        let mut after = After {
-            alpha: T::Sum::from_f32(self.alpha),
-            activation: self.activation,
-            ..After::default()
-        };
+        let mut after =
+            After { alpha: T::Sum::from_f32(self.alpha), activation: self.activation, ..After::default() };
         if let Some(c) = &c {
             let strides = crate::shape::broadcast_strides(checked_addend(c.dims(), m, n)?, &[m, n]);
             let scale = T::Sum::from_f32(self.beta);
             let (row_stride, column_stride) = (strides[0], strides[1]);
-            after.addends[0] = Some(Addend { data: c.as_slice::<T::Sum>()?, row_stride, column_stride, scale });
+            after.addends[0] =
+                Some(Addend { data: c.as_slice::<T::Sum>()?, row_stride, column_stride, scale });
         }
         if m * n > 0 {
             let out = y.as_mut_slice::<T>()?;
@@ -134,16 +132,20 @@ impl Gemm {
         let mut y = cx.output(0, T::DTYPE, &[m, n])?;
         let out = y.as_mut_slice::<T>()?;
         let left = Matrix::new(a.as_slice::<T>()?, a.dims()[0], a.dims()[1]).transposed_if(self.a_transposed);
-        let right = Matrix::new(b.as_slice::<T>()?, b.dims()[0], b.dims()[1]).transposed_if(self.b_transposed);
+        let right =
+            Matrix::new(b.as_slice::<T>()?, b.dims()[0], b.dims()[1]).transposed_if(self.b_transposed);
         let exact = self.alpha == 1.0 && self.beta == 1.0;
         let c = c.map(|c| Spread::new(c.as_slice::<T>()?, c.dims(), &[m, n])).transpose()?;
         multiply_plain(&cpu, left, right, out, n, false);
         let one = T::one();
         for (index, row) in out.chunks_exact_mut(n.max(1)).enumerate() {
             match &c {
-                Some(c) if exact => c.zip(index, row, |value, addend| *value = value.add_product(addend, one)),
+                Some(c) if exact => {
+                    c.zip(index, row, |value, addend| *value = value.add_product(addend, one))
+                }
                 Some(c) => c.zip(index, row, |value, addend| {
-                    *value = narrow(widen(*value) * f64::from(self.alpha) + widen(addend) * f64::from(self.beta));
+                    *value =
+                        narrow(widen(*value) * f64::from(self.alpha) + widen(addend) * f64::from(self.beta));
                 }),
                 None if self.alpha != 1.0 => {
                     row.iter_mut().for_each(|value| *value = narrow(widen(*value) * f64::from(self.alpha)));

@@ -113,7 +113,8 @@ impl Product {
         let contiguous = self.a.column_stride == 1
             && self.a.row_stride == self.k
             && self.a.batch == self.batch
-            && self.a.batch_strides == strides(&self.batch).iter().map(|s| s * self.m * self.k).collect::<Dims>();
+            && self.a.batch_strides
+                == strides(&self.batch).iter().map(|s| s * self.m * self.k).collect::<Dims>();
         if self.batch.is_empty() || !contiguous || self.b_steps.iter().any(|&step| step != 0) {
             return;
         }

@@ -8,6 +8,7 @@ use super::geometry::{Order, Product};
 use crate::error::{OpError, Result};
 use crate::kernel::{Constants, Context, Kernel, Released};
 use crate::node::Node;
+use crate::ops::gemm::{Matrix, multiply_plain};
 use crate::ops::quantized::{
     Bytes, PackedBytes, ZeroPoints, check, dynamic_range, is_signed, multiply, quantize_into, saturate,
 };
@@ -23,13 +24,19 @@ struct Weights {
 }
 
 /// Packs constant input `index` (a matrix of bytes, stored transposed when `transposed`) for [`product`].
-fn pack(constants: &Constants<'_>, index: usize, transposed: bool, slot: &OnceLock<Weights>) -> Result<Released> {
+fn pack(
+    constants: &Constants<'_>,
+    index: usize,
+    transposed: bool,
+    slot: &OnceLock<Weights>,
+) -> Result<Released> {
     let Some(b) = constants.input(index).filter(|b| b.rank() == 2 && check(b.dtype()).is_ok()) else {
         return Ok(Released::NONE);
     };
     let dims = [b.dims()[0], b.dims()[1]];
     let (k, n) = if transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
-    let packed = PackedBytes::new(b.as_bytes(), is_signed(b.dtype())?, k, n, transposed);
+    let cpu = Cpu::new(constants.features(), constants.parallel());
+    let packed = PackedBytes::new(&cpu, b.as_bytes(), is_signed(b.dtype())?, k, n, transposed)?;
     let _ = slot.set(Weights { packed, dims });
     Ok(Released::NONE.with(index))
 }
@@ -43,7 +50,11 @@ struct Operands<'a> {
 }
 
 /// `(a - a_zero) · (b - b_zero)` by numpy's rules; hands over the shape and the i32 sums.
-fn product(cx: &Context<'_>, operands: &Operands<'_>, weights: Option<&Weights>) -> Result<(Product, Tensor)> {
+fn product(
+    cx: &Context<'_>,
+    operands: &Operands<'_>,
+    weights: Option<&Weights>,
+) -> Result<(Product, Tensor)> {
     let Operands { a, b, a_zero, b_zero } = operands;
     let b_dims = match (b, weights) {
         (_, Some(weights)) => &weights.dims[..],
@@ -56,7 +67,7 @@ fn product(cx: &Context<'_>, operands: &Operands<'_>, weights: Option<&Weights>)
     let cpu = Cpu::new(cx.features(), cx.parallel());
     let signed = is_signed(a.dtype())?;
     let (m, n, k) = (geometry.m, geometry.n, geometry.k);
-    for index in 0..geometry.batches() {
+    for index in 0..if m * n == 0 { 0 } else { geometry.batches() } {
         let (a_start, b_start) = geometry.offsets(index);
         let bytes = Bytes { data: &a.as_bytes()[a_start..], signed, m };
         let batch = (a_start / (m * k).max(1), b_start / (n * k).max(1));
@@ -64,7 +75,8 @@ fn product(cx: &Context<'_>, operands: &Operands<'_>, weights: Option<&Weights>)
         match (weights, b) {
             (Some(weights), _) => multiply(&cpu, bytes, a_zero, &weights.packed, b_zero, batch, c)?,
             (None, Some(b)) => {
-                let packed = PackedBytes::new(&b.as_bytes()[b_start..], is_signed(b.dtype())?, k, n, false);
+                let packed =
+                    PackedBytes::new(&cpu, &b.as_bytes()[b_start..], is_signed(b.dtype())?, k, n, false)?;
                 multiply(&cpu, bytes, a_zero, &packed, b_zero, batch, c)?;
             }
             (None, None) => {}
@@ -114,6 +126,40 @@ impl Kernel for MatMulInteger {
     }
 }
 
+// ---- MatMulInteger16 ----
+
+/// `y = a · b` over int16 with wrapping int32 sums.
+struct MatMulInteger16;
+
+pub fn build_integer16(node: &Node) -> Result<Box<dyn Kernel>> {
+    match (node.input_dtype(0), node.input_dtype(1)) {
+        (DType::I16 | DType::Undefined, DType::I16 | DType::Undefined) => Ok(Box::new(MatMulInteger16)),
+        (a, b) => Err(OpError::unsupported(format!("MatMulInteger16 takes int16, got {a} and {b}"))),
+    }
+}
+
+impl Kernel for MatMulInteger16 {
+    fn run(&self, cx: &mut Context<'_>) -> Result<()> {
+        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let (a, b) = (cx.input(0)?, cx.input(1)?);
+        let geometry = Product::new(a.dims(), b.dims(), Order::default(), Order::default())?;
+        let (m, n, k) = (geometry.m, geometry.n, geometry.k);
+        let mut y = cx.output(0, DType::I32, &geometry.dims)?;
+        let widen = |tensor: &Tensor| -> Result<Vec<i32>> {
+            Ok(tensor.as_slice::<i16>()?.iter().map(|&value| i32::from(value)).collect())
+        };
+        let (a, b) = (widen(a)?, widen(b)?);
+        for (index, c) in y.as_mut_slice::<i32>()?.chunks_exact_mut((m * n).max(1)).enumerate() {
+            let (a_start, b_start) = geometry.offsets(index);
+            let left = Matrix::new(a.get(a_start..).unwrap_or(&[]), m, k);
+            let right = Matrix::new(b.get(b_start..).unwrap_or(&[]), k, n);
+            multiply_plain(&cpu, left, right, c, n, false);
+        }
+        cx.set(0, y);
+        Ok(())
+    }
+}
+
 // ---- QLinearMatMul ----
 
 struct QLinearMatMul {
@@ -140,7 +186,8 @@ impl Kernel for QLinearMatMul {
             b_zero: ZeroPoints::read(cx.optional(5))?,
         };
         let (geometry, sums) = product(cx, &operands, self.weights.get())?;
-        let dims: Dims = if geometry.dims.is_empty() { Dims::from_slice(&[1]) } else { geometry.dims.clone() };
+        let dims: Dims =
+            if geometry.dims.is_empty() { Dims::from_slice(&[1]) } else { geometry.dims.clone() };
         let zero = cx.input(7)?;
         let dtype = zero.dtype();
         let zero = ZeroPoints::read(Some(zero))?.of(0, 1)?[0];
@@ -283,6 +330,7 @@ impl Kernel for QGemm {
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
+        let cpu = Cpu::new(cx.features(), cx.parallel());
         let a = self.left(cx)?;
         let (m, k) = (a.dims()[0], a.dims()[1]);
         let fresh;
@@ -294,7 +342,7 @@ impl Kernel for QGemm {
                     return Err(OpError::invalid(format!("QGemm takes matrices, got shape {:?}", b.dims())));
                 };
                 let (k, n) = if self.b_transposed { (columns, rows) } else { (rows, columns) };
-                fresh = PackedBytes::new(b.as_bytes(), is_signed(b.dtype())?, k, n, self.b_transposed);
+                fresh = PackedBytes::new(&cpu, b.as_bytes(), is_signed(b.dtype())?, k, n, self.b_transposed)?;
                 &fresh
             }
         };
@@ -305,7 +353,6 @@ impl Kernel for QGemm {
         let mut sums = cx.scratch(DType::I32, &[m, n])?;
         let (a_zero, b_zero) = (ZeroPoints::read(cx.optional(2))?, ZeroPoints::read(cx.optional(5))?);
         let bytes = Bytes { data: a.as_bytes(), signed: is_signed(a.dtype())?, m };
-        let cpu = Cpu::new(cx.features(), cx.parallel());
         let out = sums.as_mut_slice::<i32>()?;
         multiply(&cpu, bytes, &a_zero, packed, &b_zero, (0, 0), out)?;
         if let Some(c) = cx.optional(6) {

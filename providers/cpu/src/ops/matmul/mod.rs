@@ -4,6 +4,10 @@ mod float;
 mod gemm;
 pub mod geometry;
 mod integer;
+pub mod nbits;
+
+#[cfg(test)]
+mod tests;
 
 use super::{NEWEST, Operator};
 
@@ -19,5 +23,8 @@ pub const OPERATORS: &[Operator] = &[
     Operator::onnx("QLinearMatMul", 10, NEWEST, integer::build_qlinear),
     Operator::of("com.microsoft", "DynamicQuantizeMatMul", integer::build_dynamic),
     Operator::of("com.microsoft", "MatMulIntegerToFloat", integer::build_to_float),
+    Operator::of("com.microsoft", "MatMulInteger16", integer::build_integer16),
     Operator::of("com.microsoft", "QGemm", integer::build_qgemm),
+    Operator::of("com.microsoft", "MatMulNBits", nbits::build_nbits),
+    Operator::of("com.microsoft", "MatMulBnb4", nbits::build_bnb4),
 ];

@@ -40,11 +40,25 @@ fn build(node: &Node, training: bool, per_feature: bool) -> Result<Box<dyn Kerne
 
 /// A float type with `y = x * scale[c] + shift[c]`.
 trait ScaleChannels: Real {
-    fn scale(cpu: &Cpu<'_>, x: &[Self], extents: [usize; 3], scale: &[Self], shift: &[Self], y: &mut [Self]) -> Result<()>;
+    fn scale(
+        cpu: &Cpu<'_>,
+        x: &[Self],
+        extents: [usize; 3],
+        scale: &[Self],
+        shift: &[Self],
+        y: &mut [Self],
+    ) -> Result<()>;
 }
 
 impl ScaleChannels for f32 {
-    fn scale(cpu: &Cpu<'_>, x: &[f32], extents: [usize; 3], scale: &[f32], shift: &[f32], y: &mut [f32]) -> Result<()> {
+    fn scale(
+        cpu: &Cpu<'_>,
+        x: &[f32],
+        extents: [usize; 3],
+        scale: &[f32],
+        shift: &[f32],
+        y: &mut [f32],
+    ) -> Result<()> {
         Ok(scale_channels(*cpu, x, extents, scale, shift, y)?)
     }
 }
@@ -92,7 +106,10 @@ impl BatchNormalization {
         for (index, name) in [(1, "scale"), (2, "bias"), (3, "mean"), (4, "variance")] {
             let values = real::to_vec::<f64>(cx.input(index)?)?;
             if values.len() != channels {
-                return Err(OpError::invalid(format!("{name} has {} values for {channels} channels", values.len())));
+                return Err(OpError::invalid(format!(
+                    "{name} has {} values for {channels} channels",
+                    values.len()
+                )));
             }
             parameters.push(values);
         }
@@ -139,11 +156,16 @@ impl BatchNormalization {
         }
         for c in 0..channels {
             let channel = || {
-                (0..batch).flat_map(|n| &values[(n * channels + c) * len..][..len]).map(|&value| value.to_f64())
+                (0..batch)
+                    .flat_map(|n| &values[(n * channels + c) * len..][..len])
+                    .map(|&value| value.to_f64())
             };
             let average = channel().sum::<f64>() / count;
             let spread = channel().map(|value| (value - average) * (value - average)).sum::<f64>() / count;
-            let running = [mean[c] * momentum + average * (1.0 - momentum), variance[c] * momentum + spread * (1.0 - momentum)];
+            let running = [
+                mean[c] * momentum + average * (1.0 - momentum),
+                variance[c] * momentum + spread * (1.0 - momentum),
+            ];
             (mean[c], variance[c]) = (average, spread);
             for (output, value) in outputs.iter_mut().zip([running[0], running[1], average, spread]) {
                 if let Some(output) = output {

@@ -28,14 +28,19 @@ struct Lookup<'a> {
 impl<'a> Lookup<'a> {
     fn new(table: &'a Tensor, width: usize, rows: impl Iterator<Item = i64>) -> Result<Lookup<'a>> {
         let &[count, columns] = table.dims() else {
-            return Err(OpError::invalid(format!("an embedding table has two axes, got shape {:?}", table.dims())));
+            return Err(OpError::invalid(format!(
+                "an embedding table has two axes, got shape {:?}",
+                table.dims()
+            )));
         };
         if columns != width {
             return Err(OpError::invalid(format!("embeddings of {columns} and {width} elements do not add")));
         }
         let checked = |row: i64| match usize::try_from(row) {
             Ok(row) if row < count => Ok(row),
-            _ => Err(OpError::invalid(format!("index {row} is outside the {count} rows of an embedding table"))),
+            _ => Err(OpError::invalid(format!(
+                "index {row} is outside the {count} rows of an embedding table"
+            ))),
         };
         Ok(Lookup { table: table.as_slice::<f32>()?, rows: rows.map(checked).collect::<Result<_>>()? })
     }
@@ -85,13 +90,23 @@ impl Kernel for EmbedNorm {
         let cpu = Cpu::new(cx.features(), cx.parallel());
         let affine = [Some(gamma.as_slice::<f32>()?), Some(beta.as_slice::<f32>()?)];
         let norm = Norm { epsilon: self.epsilon, centred: true };
-        f32::normalize(&cpu, norm, sum.slice::<f32>()?, [batch * length, width], affine, y.slice::<f32>()?, [None, None])?;
+        f32::normalize(
+            &cpu,
+            norm,
+            sum.slice::<f32>()?,
+            [batch * length, width],
+            affine,
+            y.slice::<f32>()?,
+            [None, None],
+        )?;
         y.finish(cx)?;
         if cx.wants(1) {
             let mut index = cx.zeroed_output(1, DType::I32, &[batch])?;
             if let Some(mask) = cx.optional(7) {
                 let mask = mask.to_i64s()?;
-                for (count, row) in index.as_mut_slice::<i32>()?.iter_mut().zip(mask.chunks_exact(length.max(1))) {
+                for (count, row) in
+                    index.as_mut_slice::<i32>()?.iter_mut().zip(mask.chunks_exact(length.max(1)))
+                {
                     *count = row.iter().filter(|&&value| value == 1).count() as i32;
                 }
             }

@@ -74,7 +74,10 @@ impl GroupNormalization {
         let mut x = real::load_input::<T>(cx, 0)?;
         let rank = x.rank();
         if rank < 2 {
-            return Err(OpError::invalid(format!("group normalisation takes batch and channels, got shape {:?}", x.dims())));
+            return Err(OpError::invalid(format!(
+                "group normalisation takes batch and channels, got shape {:?}",
+                x.dims()
+            )));
         }
         let channels = x.dims()[if self.channels_last { rank - 1 } else { 1 }];
         let groups = match self.groups {
@@ -148,8 +151,14 @@ impl GroupNormalization {
         let skip = real::load_input::<T>(cx, 3)?;
         let bias = real::load_optional::<T>(cx, 4)?;
         let whole = skip.dims() == x.dims();
-        if !whole && skip.len() != x.dims()[0] * channels || bias.as_ref().is_some_and(|bias| bias.len() != channels) {
-            return Err(OpError::invalid(format!("skip {:?} or bias do not fit the input {:?}", skip.dims(), x.dims())));
+        if !whole && skip.len() != x.dims()[0] * channels
+            || bias.as_ref().is_some_and(|bias| bias.len() != channels)
+        {
+            return Err(OpError::invalid(format!(
+                "skip {:?} or bias do not fit the input {:?}",
+                skip.dims(),
+                x.dims()
+            )));
         }
         let mut sum = cx.scratch(T::DTYPE, x.dims())?;
         let image = x.len().checked_div(x.dims()[0]).unwrap_or(0);
@@ -170,7 +179,9 @@ fn per_channel<T: Real>(values: &Tensor, channels: usize, groups: usize) -> Resu
     let values = values.as_slice::<T>()?;
     match values.len() {
         len if len == channels => Ok(values.to_vec()),
-        len if len == groups => Ok((0..channels).map(|channel| values[channel / (channels / groups)]).collect()),
+        len if len == groups => {
+            Ok((0..channels).map(|channel| values[channel / (channels / groups)]).collect())
+        }
         len => Err(OpError::invalid(format!("{len} parameters for {channels} channels in {groups} groups"))),
     }
 }

@@ -7,6 +7,9 @@ mod local;
 mod row;
 mod skip;
 
+#[cfg(test)]
+mod tests;
+
 use super::{NEWEST, Operator};
 
 pub const OPERATORS: &[Operator] = &[

@@ -57,11 +57,11 @@ impl Normalize for f64 {
         [rows, columns]: [usize; 2],
         [gamma, beta]: [Option<&[f64]>; 2],
         y: &mut [f64],
-        [mut means, mut inverses]: [Option<&mut [f64]>; 2],
+        [means, inverses]: [Option<&mut [f64]>; 2],
     ) -> Result<()> {
         let out = Rows::new(y, columns);
-        let means = means.as_deref_mut().map(|means| Rows::new(means, 1));
-        let inverses = inverses.as_deref_mut().map(|inverses| Rows::new(inverses, 1));
+        let means = means.map(|means| Rows::new(means, 1));
+        let inverses = inverses.map(|inverses| Rows::new(inverses, 1));
         for_ranges(cpu.parallel, rows, columns * 4, &|range| {
             for row in range {
                 let x = &x[row * columns..][..columns];
@@ -111,7 +111,12 @@ pub fn build_simplified(node: &Node) -> Result<Box<dyn Kernel>> {
     build(node, false, [None, Some(1)], true)
 }
 
-fn build(node: &Node, centred: bool, statistics: [Option<usize>; 2], typed_by_scale: bool) -> Result<Box<dyn Kernel>> {
+fn build(
+    node: &Node,
+    centred: bool,
+    statistics: [Option<usize>; 2],
+    typed_by_scale: bool,
+) -> Result<Box<dyn Kernel>> {
     real::check(node.input_dtype(0))?;
     real::check(node.input_dtype(1))?;
     let stash = match node.int("stash_type", 1)? {
@@ -162,7 +167,8 @@ impl RowNormalization {
         } else {
             T::normalize(&cpu, self.norm, x_data, extents, [None, None], y.slice::<T>()?, [mean, inverse])?;
             let scale = Spread::new(scale.as_slice::<T>()?, scale.dims(), x.dims())?;
-            let bias = bias.as_ref().map(|b| Spread::new(b.as_slice::<T>()?, b.dims(), x.dims())).transpose()?;
+            let bias =
+                bias.as_ref().map(|b| Spread::new(b.as_slice::<T>()?, b.dims(), x.dims())).transpose()?;
             let columns = x.dims()[x.rank() - 1];
             for_rows(cx.parallel(), y.slice::<T>()?, columns, columns * 2, &|index, row| {
                 scale.zip(index, row, |value, scale| *value *= scale);
@@ -200,9 +206,17 @@ impl Kernel for Branchwise {
         let last = dims.last().copied().unwrap_or(0);
         let (branches, width) = match self.branches {
             0 if dims.len() > 1 => (dims[dims.len() - 2], last),
-            0 => return Err(OpError::invalid(format!("BranchwiseRMSNorm takes two axes, got shape {dims:?}"))),
+            0 => {
+                return Err(OpError::invalid(format!(
+                    "BranchwiseRMSNorm takes two axes, got shape {dims:?}"
+                )));
+            }
             branches if last.is_multiple_of(branches) => (branches, last / branches),
-            branches => return Err(OpError::invalid(format!("{last} elements do not divide into {branches} branches"))),
+            branches => {
+                return Err(OpError::invalid(format!(
+                    "{last} elements do not divide into {branches} branches"
+                )));
+            }
         };
         let cpu = Cpu::new(cx.features(), cx.parallel());
         let mut y = Output::new::<f32>(cx, 0, dtype, dims)?;
@@ -210,7 +224,10 @@ impl Kernel for Branchwise {
         let norm = Norm { epsilon: self.epsilon, centred: false };
         let scale = scale.as_ref().map(|scale| scale.as_slice::<f32>()).transpose()?;
         if let Some(scale) = scale.filter(|scale| scale.len() != width && scale.len() != width * branches) {
-            return Err(OpError::invalid(format!("the scale has {} values for {branches} × {width}", scale.len())));
+            return Err(OpError::invalid(format!(
+                "the scale has {} values for {branches} × {width}",
+                scale.len()
+            )));
         }
         let shared = scale.filter(|scale| scale.len() == width);
         f32::normalize(&cpu, norm, x.as_slice()?, extents, [shared, None], y.slice::<f32>()?, [None, None])?;
@@ -235,7 +252,9 @@ pub fn build_gated(node: &Node) -> Result<Box<dyn Kernel>> {
     let sigmoid = match node.string("activation", "silu")? {
         "silu" | "swish" => false,
         "sigmoid" => true,
-        other => return Err(OpError::invalid(format!("activation '{other}' is none of silu, swish, sigmoid"))),
+        other => {
+            return Err(OpError::invalid(format!("activation '{other}' is none of silu, swish, sigmoid")));
+        }
     };
     Ok(Box::new(Gated { epsilon: node.float("epsilon", 1e-5)?, sigmoid }))
 }
@@ -260,7 +279,15 @@ impl Kernel for Gated {
         let mut y = Output::new::<f32>(cx, 0, dtype, x.dims())?;
         let norm = Norm { epsilon: self.epsilon, centred: false };
         let affine = [Some(scale.as_slice::<f32>()?), None];
-        f32::normalize(&cpu, norm, x.as_slice()?, [x.len() / width, width], affine, y.slice::<f32>()?, [None, None])?;
+        f32::normalize(
+            &cpu,
+            norm,
+            x.as_slice()?,
+            [x.len() / width, width],
+            affine,
+            y.slice::<f32>()?,
+            [None, None],
+        )?;
         let gate = gate.as_slice::<f32>()?;
         for_rows(cx.parallel(), y.slice::<f32>()?, width, width * 16, &|index, row| {
             for (value, &gate) in row.iter_mut().zip(&gate[index * width..]) {

@@ -44,9 +44,15 @@ impl SkipNorm {
         let width = dims.last().copied().unwrap_or(0);
         let short = [&beta, &bias].into_iter().flatten().chain([&gamma]).find(|part| part.len() != width);
         if let Some(part) = short {
-            return Err(OpError::invalid(format!("a parameter has shape {:?} for rows of {width}", part.dims())));
+            return Err(OpError::invalid(format!(
+                "a parameter has shape {:?} for rows of {width}",
+                part.dims()
+            )));
         }
-        if skip.dims().last() != Some(&width) || skip.is_empty() != x.is_empty() || x.len() % skip.len().max(1) != 0 {
+        if skip.dims().last() != Some(&width)
+            || skip.is_empty() != x.is_empty()
+            || x.len() % skip.len().max(1) != 0
+        {
             return Err(OpError::invalid(format!("input {dims:?} and skip {:?} do not fit", skip.dims())));
         }
         let mut sum = Output::new::<T>(cx, 3, dtype, dims)?;

@@ -19,13 +19,20 @@ impl Kernel for Arithmetic {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let (a, b) = (cx.input(0)?, cx.input(3)?);
         if a.dtype() != b.dtype() {
-            return Err(OpError::invalid(format!("operands must have one type, got {} and {}", a.dtype(), b.dtype())));
+            return Err(OpError::invalid(format!(
+                "operands must have one type, got {} and {}",
+                a.dtype(),
+                b.dtype()
+            )));
         }
         let codes = Codes::of(a.dtype())?;
-        let (from_a, from_b, to) = (Affine::read(cx, 1, 2)?, Affine::read(cx, 4, 5)?, Affine::read(cx, 6, 7)?);
+        let (from_a, from_b, to) =
+            (Affine::read(cx, 1, 2)?, Affine::read(cx, 4, 5)?, Affine::read(cx, 6, 7)?);
         let dims = shape_of(&[a.dims(), b.dims()])?;
         let plan = Broadcast::new([a.dims(), b.dims()], &dims)?;
-        let values = |affine: Affine| -> [f32; 256] { std::array::from_fn(|byte| affine.value(codes.load(byte as u8))) };
+        let values = |affine: Affine| -> [f32; 256] {
+            std::array::from_fn(|byte| affine.value(codes.load(byte as u8)))
+        };
         let (table_a, table_b) = (values(from_a), values(from_b));
         let mut out = cx.output(0, a.dtype(), &dims)?;
         let (a, b, y) = (a.as_bytes(), b.as_bytes(), out.as_bytes_mut());
@@ -50,15 +57,21 @@ impl Kernel for Where {
         let (condition, x, y) = (cx.input(0)?, cx.input(1)?, cx.input(4)?);
         let codes = Codes::of(x.dtype())?;
         if x.dtype() != y.dtype() {
-            return Err(OpError::invalid(format!("operands must have one type, got {} and {}", x.dtype(), y.dtype())));
+            return Err(OpError::invalid(format!(
+                "operands must have one type, got {} and {}",
+                x.dtype(),
+                y.dtype()
+            )));
         }
-        let (from_x, from_y, to) = (Affine::read(cx, 2, 3)?, Affine::read(cx, 5, 6)?, Affine::read(cx, 7, 8)?);
+        let (from_x, from_y, to) =
+            (Affine::read(cx, 2, 3)?, Affine::read(cx, 5, 6)?, Affine::read(cx, 7, 8)?);
         let table_x = codes.table(|code| to.code(from_x.value(code), codes));
         let table_y = codes.table(|code| to.code(from_y.value(code), codes));
         let dims = shape_of(&[condition.dims(), x.dims(), y.dims()])?;
         let plan = Broadcast::new([condition.dims(), x.dims(), y.dims()], &dims)?;
         let mut out = cx.output(0, x.dtype(), &dims)?;
-        let (flags, x, y, z) = (condition.as_slice::<Bool>()?, x.as_bytes(), y.as_bytes(), out.as_bytes_mut());
+        let (flags, x, y, z) =
+            (condition.as_slice::<Bool>()?, x.as_bytes(), y.as_bytes(), out.as_bytes_mut());
         plan.for_each_row(0..plan.len(), |at, len, [flag, at_x, at_y]| {
             let place = |i: usize, at: usize, k: usize| at + if plan.repeats(i) { 0 } else { k };
             for (k, z) in z[at..at + len].iter_mut().enumerate() {
@@ -107,14 +120,19 @@ impl Kernel for Concat {
         let count = (cx.input_count() - 2) / 3;
         let parts: Vec<Part> =
             (0..count).map(|i| Concat::part(cx, 2 + 3 * i, to, codes)).collect::<Result<Vec<Part>>>()?;
-        let first = parts.first().ok_or_else(|| OpError::invalid("QLinearConcat needs at least one tensor"))?;
+        let first =
+            parts.first().ok_or_else(|| OpError::invalid("QLinearConcat needs at least one tensor"))?;
         let axis = shape::axis(self.axis, first.dims.len())?;
         let mut dims = first.dims.clone();
         dims[axis] = 0;
         for part in &parts {
-            let fits = part.dims.len() == dims.len() && (0..dims.len()).all(|i| i == axis || part.dims[i] == dims[i]);
+            let fits = part.dims.len() == dims.len()
+                && (0..dims.len()).all(|i| i == axis || part.dims[i] == dims[i]);
             if !fits {
-                return Err(OpError::invalid(format!("shape {:?} does not line up with {:?}", part.dims, first.dims)));
+                return Err(OpError::invalid(format!(
+                    "shape {:?} does not line up with {:?}",
+                    part.dims, first.dims
+                )));
             }
             dims[axis] += part.dims[axis];
         }
@@ -147,5 +165,7 @@ pub const OPERATORS: &[Operator] = &[
         check(node.input_dtype(1))?;
         Ok(Box::new(Where))
     }),
-    Operator::of("com.microsoft", "QLinearConcat", |node| Ok(Box::new(Concat { axis: node.required_int("axis")? }))),
+    Operator::of("com.microsoft", "QLinearConcat", |node| {
+        Ok(Box::new(Concat { axis: node.required_int("axis")? }))
+    }),
 ];

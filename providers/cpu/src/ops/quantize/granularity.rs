@@ -32,7 +32,10 @@ impl Granularity {
         let extents = [dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product()];
         if scale.len() == 1 && block_size == 0 {
             if scale[0] != dims[axis] {
-                return Err(OpError::invalid(format!("expected {} scales for axis {axis}, got {}", dims[axis], scale[0])));
+                return Err(OpError::invalid(format!(
+                    "expected {} scales for axis {axis}, got {}",
+                    dims[axis], scale[0]
+                )));
             }
             return Ok(Granularity { extents, block: Block::Axis });
         }

@@ -12,7 +12,7 @@ use tenon_kernels::cpu::quantize::{self, Quantized, Scales};
 
 use self::granularity::Granularity;
 use super::cast::convert::{Conversion, Options};
-use super::cast::{converted, dtype_attribute, minifloat, packed, set_converted};
+use super::cast::{converted, dtype_attribute, machine, minifloat, packed, set_converted};
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
 use crate::node::Node;
@@ -72,7 +72,9 @@ impl Kernel for Quantize {
         let (x, scale, zero) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
         let to = match (zero.map(Tensor::dtype), self.output) {
             (Some(zero), Some(output)) if zero != output => {
-                return Err(OpError::invalid(format!("output_dtype is {output} but the zero point is {zero}")));
+                return Err(OpError::invalid(format!(
+                    "output_dtype is {output} but the zero point is {zero}"
+                )));
             }
             (zero, output) => zero.or(output).unwrap_or(DType::U8),
         };
@@ -114,7 +116,12 @@ fn quantize_vector<T: Quantized + Element>(cx: &Context<'_>, extents: [usize; 3]
     let zero_point = cx.optional(2).map(Tensor::as_slice::<T>).transpose()?;
     let scales = Scales { extents, scale: cx.input(1)?.as_slice()?, zero_point };
     let mut out = cx.output(0, T::DTYPE, x.dims())?;
-    quantize::quantize(Machine::new(cx.features(), cx.parallel()), x.as_slice()?, scales, out.as_mut_slice()?)?;
+    quantize::quantize(
+        Machine::new(cx.features(), cx.parallel()),
+        x.as_slice()?,
+        scales,
+        out.as_mut_slice()?,
+    )?;
     Ok(Some(out))
 }
 
@@ -142,13 +149,13 @@ impl Quantize {
                     codes_out[i] = shifted.clamp(low, high) as i32;
                 }
             });
-            Conversion::new(DType::I32, to, Options::default())?.run(&codes, &mut out, cx.parallel())?;
+            Conversion::new(DType::I32, to, Options::default())?.run(&codes, &mut out, machine(cx))?;
             cx.set(0, out);
             return Ok(());
         }
-        let format = minifloat::format(to).filter(|_| to.bits() <= 8).ok_or_else(|| {
-            OpError::unsupported(format!("QuantizeLinear has no quantised type {to}"))
-        })?;
+        let format = minifloat::format(to)
+            .filter(|_| to.bits() <= 8)
+            .ok_or_else(|| OpError::unsupported(format!("QuantizeLinear has no quantised type {to}")))?;
         let mut codes = cx.scratch(DType::U8, x.dims())?;
         let codes_out = codes.as_mut_slice::<u8>()?;
         granularity.for_each_run(|run, first, step| {
@@ -189,12 +196,19 @@ impl Kernel for Dequantize {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let (x, scale, zero) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
         if let Some(zero) = zero.filter(|zero| zero.dtype() != x.dtype()) {
-            return Err(OpError::invalid(format!("x is {} but its zero point is {}", x.dtype(), zero.dtype())));
+            return Err(OpError::invalid(format!(
+                "x is {} but its zero point is {}",
+                x.dtype(),
+                zero.dtype()
+            )));
         }
         check_zero(scale, zero)?;
         let granularity = Granularity::of(x.dims(), scale.dims(), self.axis, self.block_size)?;
         let to = self.output.unwrap_or(scale.dtype());
-        if to == DType::F32 && scale.dtype() == DType::F32 && let Some(extents) = granularity.as_axis() {
+        if to == DType::F32
+            && scale.dtype() == DType::F32
+            && let Some(extents) = granularity.as_axis()
+        {
             let done = match x.dtype() {
                 DType::U8 => dequantize_vector::<u8>(cx, extents),
                 DType::I8 => dequantize_vector::<i8>(cx, extents),
@@ -211,12 +225,20 @@ impl Kernel for Dequantize {
     }
 }
 
-fn dequantize_vector<T: Quantized + Element>(cx: &Context<'_>, extents: [usize; 3]) -> Result<Option<Tensor>> {
+fn dequantize_vector<T: Quantized + Element>(
+    cx: &Context<'_>,
+    extents: [usize; 3],
+) -> Result<Option<Tensor>> {
     let x = cx.input(0)?;
     let zero_point = cx.optional(2).map(Tensor::as_slice::<T>).transpose()?;
     let scales = Scales { extents, scale: cx.input(1)?.as_slice()?, zero_point };
     let mut out = cx.output(0, DType::F32, x.dims())?;
-    quantize::dequantize(Machine::new(cx.features(), cx.parallel()), x.as_slice()?, scales, out.as_mut_slice()?)?;
+    quantize::dequantize(
+        Machine::new(cx.features(), cx.parallel()),
+        x.as_slice()?,
+        scales,
+        out.as_mut_slice()?,
+    )?;
     Ok(Some(out))
 }
 
@@ -250,7 +272,8 @@ impl Kernel for DynamicQuantize {
         let machine = Machine::new(cx.features(), cx.parallel());
         let (scale, zero) = quantize::dynamic_parameters(machine, values);
         let mut out = cx.output(0, DType::U8, x.dims())?;
-        let scales = Scales::tensor(values.len(), std::slice::from_ref(&scale), Some(std::slice::from_ref(&zero)));
+        let scales =
+            Scales::tensor(values.len(), std::slice::from_ref(&scale), Some(std::slice::from_ref(&zero)));
         quantize::quantize(machine, values, scales, out.as_mut_slice::<u8>()?)?;
         let mut scale_out = cx.output(1, DType::F32, &[])?;
         scale_out.as_mut_slice::<f32>()?[0] = scale;
@@ -281,17 +304,21 @@ fn build_quantize(node: &Node) -> Result<Box<dyn Kernel>> {
 
 fn build_dequantize(node: &Node) -> Result<Box<dyn Kernel>> {
     let x = node.input_dtype(0);
-    if x != DType::Undefined && x != DType::I32 && integer_range(x).is_none() && minifloat::table(x).is_none() {
+    if x != DType::Undefined && x != DType::I32 && integer_range(x).is_none() && minifloat::table(x).is_none()
+    {
         return Err(OpError::unsupported(format!("DequantizeLinear is not defined for element type {x}")));
     }
-    let output = if node.int("output_dtype", 0)? == 0 { None } else { dtype_attribute(node, "output_dtype")? };
+    let output =
+        if node.int("output_dtype", 0)? == 0 { None } else { dtype_attribute(node, "output_dtype")? };
     Ok(Box::new(Dequantize { axis: node.int("axis", 1)?, block_size: node.int("block_size", 0)?, output }))
 }
 
 fn build_dynamic(node: &Node) -> Result<Box<dyn Kernel>> {
     match node.input_dtype(0) {
         DType::Undefined | DType::F32 => Ok(Box::new(DynamicQuantize)),
-        other => Err(OpError::unsupported(format!("DynamicQuantizeLinear is not defined for element type {other}"))),
+        other => Err(OpError::unsupported(format!(
+            "DynamicQuantizeLinear is not defined for element type {other}"
+        ))),
     }
 }
 

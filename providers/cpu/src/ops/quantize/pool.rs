@@ -18,7 +18,9 @@ impl Layout {
     /// Batch, channels and spatial sizes.
     fn split(self, dims: &[usize]) -> Result<(usize, usize, Dims)> {
         if dims.len() < 3 {
-            return Err(OpError::invalid(format!("pooling needs at least one spatial axis, got shape {dims:?}")));
+            return Err(OpError::invalid(format!(
+                "pooling needs at least one spatial axis, got shape {dims:?}"
+            )));
         }
         let last = dims.len() - 1;
         Ok(match self.channels_last {
@@ -99,7 +101,8 @@ impl Kernel for Average {
                 });
                 let coordinates = unravel(o, &geometry.output);
                 let covered = |axis: usize| geometry.covered(axis, coordinates[axis], self.count_padding);
-                let count = if self.count_padding { (0..spatial.len()).map(covered).product() } else { inside };
+                let count =
+                    if self.count_padding { (0..spatial.len()).map(covered).product() } else { inside };
                 y[out_first + o * out_step] = to.code(sum as f32 * from.scale / count as f32, codes) as u8;
             }
         }

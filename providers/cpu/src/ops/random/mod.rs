@@ -159,7 +159,10 @@ impl Kernel for Draw {
         }
         let mut draws = cx.scratch(DType::F64, &dims)?;
         let mut generator = self.seed.generator();
-        draws.as_mut_slice::<f64>()?.iter_mut().for_each(|draw| *draw = self.distribution.draw(&mut generator));
+        draws
+            .as_mut_slice::<f64>()?
+            .iter_mut()
+            .for_each(|draw| *draw = self.distribution.draw(&mut generator));
         set_converted(cx, 0, draws, dtype)
     }
 }
@@ -227,7 +230,11 @@ fn build_draw(node: &Node, normal: bool, like: bool) -> Result<Box<dyn Kernel>> 
         let sizes = node.ints("shape")?.ok_or_else(|| OpError::invalid("attribute 'shape' is missing"))?;
         let size = |&size: &i64| usize::try_from(size).ok();
         let shape: Option<Dims> = sizes.iter().map(size).collect();
-        Some(shape.ok_or_else(|| OpError::invalid(format!("attribute 'shape' holds a negative size: {sizes:?}")))?)
+        Some(
+            shape.ok_or_else(|| {
+                OpError::invalid(format!("attribute 'shape' holds a negative size: {sizes:?}"))
+            })?,
+        )
     };
     let dtype = dtype_attribute(node, "dtype")?.or(if like { None } else { Some(DType::F32) });
     Ok(Box::new(Draw { distribution, shape, dtype, seed: Seed::of(node)? }))
@@ -236,8 +243,9 @@ fn build_draw(node: &Node, normal: bool, like: bool) -> Result<Box<dyn Kernel>> 
 fn build_multinomial(node: &Node) -> Result<Box<dyn Kernel>> {
     real::check(node.input_dtype(0))?;
     let samples = node.int("sample_size", 1)?;
-    let samples = usize::try_from(samples)
-        .map_err(|_| OpError::invalid(format!("attribute 'sample_size' must not be negative, got {samples}")))?;
+    let samples = usize::try_from(samples).map_err(|_| {
+        OpError::invalid(format!("attribute 'sample_size' must not be negative, got {samples}"))
+    })?;
     let dtype = dtype_attribute(node, "dtype")?.unwrap_or(DType::I32);
     Ok(Box::new(Multinomial { samples, dtype, seed: Seed::of(node)? }))
 }

@@ -11,7 +11,10 @@ use crate::ops::epilogue::{Activate, Activation};
 pub enum CellActivation {
     Plain(Activation),
     /// `alpha * tanh(beta * x)`.
-    ScaledTanh { alpha: f32, beta: f32 },
+    ScaledTanh {
+        alpha: f32,
+        beta: f32,
+    },
 }
 
 impl CellActivation {
@@ -34,7 +37,10 @@ pub fn read(node: &Node, directions: usize, defaults: &[&str]) -> Result<Vec<Cel
     let given = node.strings("activations")?.unwrap_or(&[]);
     let count = directions * defaults.len();
     if !given.is_empty() && given.len() != count {
-        return Err(OpError::invalid(format!("{} activations for {directions} directions, expected {count}", given.len())));
+        return Err(OpError::invalid(format!(
+            "{} activations for {directions} directions, expected {count}",
+            given.len()
+        )));
     }
     let mut alphas = node.floats("activation_alpha")?.unwrap_or(&[]).iter().copied();
     let mut betas = node.floats("activation_beta")?.unwrap_or(&[]).iter().copied();

@@ -17,7 +17,6 @@ use crate::tensor::{DType, Tensor};
 pub struct Layer {
     /// For each direction: does it run backwards?
     pub reverse: Vec<bool>,
-    pub hidden: Option<usize>,
     pub clip: Option<f32>,
     /// `layout` 1: the batch is the first axis.
     batch_major: bool,
@@ -29,15 +28,14 @@ impl Layer {
             "forward" => vec![false],
             "reverse" => vec![true],
             "bidirectional" => vec![false, true],
-            other => return Err(OpError::invalid(format!("direction '{other}' is none of forward, reverse, bidirectional"))),
-        };
-        let hidden = match node.optional_int("hidden_size")? {
-            Some(hidden) if hidden < 1 => return Err(OpError::invalid(format!("hidden_size is {hidden}"))),
-            hidden => hidden.map(|hidden| hidden as usize),
+            other => {
+                return Err(OpError::invalid(format!(
+                    "direction '{other}' is none of forward, reverse, bidirectional"
+                )));
+            }
         };
         Ok(Layer {
             reverse,
-            hidden,
             clip: node.optional_float("clip")?.filter(|&clip| clip > 0.0),
             batch_major: node.flag("layout", false)?,
         })
@@ -73,10 +71,21 @@ pub struct Packed<T> {
 
 /// Packs float weights `w [directions, gates * hidden, input]` and `r [directions, gates * hidden, hidden]`; `parts`
 /// says how many gates each part of `r` covers.
-pub fn pack_float<T: Dense>(cpu: &Cpu<'_>, w: &Tensor, r: &Tensor, directions: usize, parts: &[usize]) -> Result<Packed<T>> {
+pub fn pack_float<T: Dense>(
+    cpu: &Cpu<'_>,
+    w: &Tensor,
+    r: &Tensor,
+    directions: usize,
+    parts: &[usize],
+) -> Result<Packed<T>> {
     let gates: usize = parts.iter().sum();
-    let (&[w_directions, w_rows, input_size], &[r_directions, r_rows, hidden_size]) = (w.dims(), r.dims()) else {
-        return Err(OpError::invalid(format!("weights have three axes, got shapes {:?} and {:?}", w.dims(), r.dims())));
+    let (&[w_directions, w_rows, input_size], &[r_directions, r_rows, hidden_size]) = (w.dims(), r.dims())
+    else {
+        return Err(OpError::invalid(format!(
+            "weights have three axes, got shapes {:?} and {:?}",
+            w.dims(),
+            r.dims()
+        )));
     };
     if [w_directions, r_directions] != [directions; 2] || w_rows != gates * hidden_size || r_rows != w_rows {
         return Err(OpError::invalid(format!(
@@ -152,7 +161,10 @@ fn initial_state<T: Dense>(
     };
     let expected = if batch_major { [batch, directions, hidden] } else { [directions, batch, hidden] };
     if tensor.dims() != expected {
-        return Err(OpError::invalid(format!("an initial state has shape {:?}, expected {expected:?}", tensor.dims())));
+        return Err(OpError::invalid(format!(
+            "an initial state has shape {:?}, expected {expected:?}",
+            tensor.dims()
+        )));
     }
     let values = real::to_vec::<T>(tensor)?;
     if !batch_major {
@@ -205,10 +217,10 @@ impl<T: Dense> Run<'_, T> {
         let y_dims =
             if batch_major { [batch, steps, directions, hidden] } else { [steps, directions, batch, hidden] };
         let mut y = if cx.wants(0) { Some(Output::new::<T>(cx, 0, dtype, &y_dims)?) } else { None };
-        if let Some(y) = &mut y {
-            if lengths.iter().any(|&length| length < steps) {
-                y.slice::<T>()?.fill(T::ZERO);
-            }
+        if let Some(y) = &mut y
+            && lengths.iter().any(|&length| length < steps)
+        {
+            y.slice::<T>()?.fill(T::ZERO);
         }
         let width = C::GATES * hidden;
         let scratch_len = cells.iter().map(|cell| cell.scratch_len(batch, hidden)).max().unwrap_or(0);
@@ -245,7 +257,17 @@ impl<T: Dense> Run<'_, T> {
                     // SAFETY: the row belongs to this direction.
                     unsafe { rows.row(row) }.copy_from_slice(values);
                 };
-                self.run_direction(cpu, direction, &cells[direction], (x, steps), &lengths, state, memory, &locate, &store)
+                self.run_direction(
+                    cpu,
+                    direction,
+                    &cells[direction],
+                    (x, steps),
+                    &lengths,
+                    state,
+                    memory,
+                    &locate,
+                    &store,
+                )
             };
             run_directions(cx, directions, steps * batch * width * (self.packed.input_size + hidden), &one)?;
         }
@@ -280,7 +302,6 @@ impl<T: Dense> Run<'_, T> {
         output.finish(cx)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one direction, each borrowed apart")]
     fn run_direction<C: Cell<T>>(
         &self,
         cpu: &Cpu<'_>,

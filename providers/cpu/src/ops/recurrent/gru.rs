@@ -59,7 +59,11 @@ impl Kernel for Gru {
 }
 
 impl Gru {
-    fn run_typed<T: Dense + Activate>(&self, cx: &mut Context<'_>, packed: &OnceLock<Packed<T>>) -> Result<()> {
+    fn run_typed<T: Dense + Activate>(
+        &self,
+        cx: &mut Context<'_>,
+        packed: &OnceLock<Packed<T>>,
+    ) -> Result<()> {
         let directions = self.layer.directions();
         let fresh;
         let packed = match packed.get() {
@@ -85,7 +89,8 @@ impl Gru {
             };
             bias = Some(values.chunks_exact(6 * hidden).flat_map(sum).collect());
             if self.reset_after {
-                late_bias = values.chunks_exact(6 * hidden).flat_map(|part| part[5 * hidden..].to_vec()).collect();
+                late_bias =
+                    values.chunks_exact(6 * hidden).flat_map(|part| part[5 * hidden..].to_vec()).collect();
             }
         }
         let cells: Vec<GruCell<'_, T>> = (0..directions)
@@ -94,7 +99,11 @@ impl Gru {
                 activations: &self.activations[direction * 2..][..2],
                 reset_after: self.reset_after,
                 weights: &packed.directions[direction],
-                late_bias: if late_bias.is_empty() { None } else { Some(&late_bias[direction * hidden..][..hidden]) },
+                late_bias: if late_bias.is_empty() {
+                    None
+                } else {
+                    Some(&late_bias[direction * hidden..][..hidden])
+                },
                 units: hidden,
             })
             .collect();
@@ -154,7 +163,8 @@ impl<T: Dense + Activate> Cell<T> for GruCell<'_, T> {
             let (early, new) = gates.split_at_mut(2 * units);
             let candidate = &candidate[entry * units..][..units];
             for unit in 0..units {
-                new[unit] += if self.reset_after { early[units + unit] * candidate[unit] } else { candidate[unit] };
+                new[unit] +=
+                    if self.reset_after { early[units + unit] * candidate[unit] } else { candidate[unit] };
             }
             self.layer.clip(new);
             self.activations[1].apply(cpu.features, new);

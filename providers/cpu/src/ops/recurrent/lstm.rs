@@ -95,7 +95,12 @@ impl Kernel for Lstm {
 
 /// Packs 8-bit weights `w [directions, input, 4 * hidden]` and `r [directions, hidden, 4 * hidden]` with the scale and
 /// zero point of each.
-fn pack_bytes(cpu: &Cpu<'_>, directions: usize, weights: [&Tensor; 2], scales: &[&Tensor]) -> Result<Packed<f32>> {
+fn pack_bytes(
+    cpu: &Cpu<'_>,
+    directions: usize,
+    weights: [&Tensor; 2],
+    scales: &[&Tensor],
+) -> Result<Packed<f32>> {
     let mut sizes = [0; 2];
     let mut projections: [Vec<Box<dyn Projection<f32>>>; 2] = [Vec::new(), Vec::new()];
     for (index, tensor) in weights.into_iter().enumerate() {
@@ -103,13 +108,22 @@ fn pack_bytes(cpu: &Cpu<'_>, directions: usize, weights: [&Tensor; 2], scales: &
             return Err(OpError::invalid(format!("weights have three axes, got shape {:?}", tensor.dims())));
         };
         if count != directions || columns % 4 != 0 {
-            return Err(OpError::invalid(format!("weight shape {:?} does not fit {directions} directions", tensor.dims())));
+            return Err(OpError::invalid(format!(
+                "weight shape {:?} does not fit {directions} directions",
+                tensor.dims()
+            )));
         }
         sizes[index] = depth;
         let scale = scales[2 * index].as_slice::<f32>()?;
         let zero = to_i32s(scales[2 * index + 1])?;
-        let per_direction = |len: usize| if len == directions || len == directions * columns { Ok(len / directions) } else {
-            Err(OpError::invalid(format!("{len} scales or zero points for {directions} directions of {columns} columns")))
+        let per_direction = |len: usize| {
+            if len == directions || len == directions * columns {
+                Ok(len / directions)
+            } else {
+                Err(OpError::invalid(format!(
+                    "{len} scales or zero points for {directions} directions of {columns} columns"
+                )))
+            }
         };
         let (scale_len, zero_len) = (per_direction(scale.len())?, per_direction(zero.len())?);
         for direction in 0..directions {
@@ -128,7 +142,8 @@ fn pack_bytes(cpu: &Cpu<'_>, directions: usize, weights: [&Tensor; 2], scales: &
         return Err(OpError::invalid(format!("weights are not four gates of {hidden_size} units")));
     }
     let [input, hidden] = projections;
-    let directions = input.into_iter().zip(hidden).map(|(input, hidden)| Weights { input, hidden: vec![hidden] });
+    let directions =
+        input.into_iter().zip(hidden).map(|(input, hidden)| Weights { input, hidden: vec![hidden] });
     Ok(Packed { directions: directions.collect(), input_size, hidden_size })
 }
 
@@ -142,7 +157,8 @@ impl Lstm {
             if values.len() != directions * 8 * hidden {
                 return Err(OpError::invalid(format!("the bias has shape {:?}", tensor.dims())));
             }
-            let sum = |part: &[T]| (0..4 * hidden).map(|i| part[i] + part[4 * hidden + i]).collect::<Vec<T>>();
+            let sum =
+                |part: &[T]| (0..4 * hidden).map(|i| part[i] + part[4 * hidden + i]).collect::<Vec<T>>();
             bias = Some(values.chunks_exact(8 * hidden).flat_map(sum).collect());
         }
         let mut peepholes = Vec::new();
@@ -158,11 +174,16 @@ impl Lstm {
                 activations: &self.activations[direction * 3..][..3],
                 coupled: self.coupled,
                 hidden: &*packed.directions[direction].hidden[0],
-                peepholes: if peepholes.is_empty() { None } else { Some(&peepholes[direction * 3 * hidden..][..3 * hidden]) },
+                peepholes: if peepholes.is_empty() {
+                    None
+                } else {
+                    Some(&peepholes[direction * 3 * hidden..][..3 * hidden])
+                },
                 units: hidden,
             })
             .collect();
-        Run { layer: &self.layer, packed, bias, sequence_lens: 4, initial: [Some(5), Some(6)] }.run(cx, &cells)
+        Run { layer: &self.layer, packed, bias, sequence_lens: 4, initial: [Some(5), Some(6)] }
+            .run(cx, &cells)
     }
 }
 

@@ -7,6 +7,9 @@ mod lstm;
 mod projection;
 mod simple;
 
+#[cfg(test)]
+mod tests;
+
 use super::{NEWEST, Operator};
 
 pub const OPERATORS: &[Operator] = &[

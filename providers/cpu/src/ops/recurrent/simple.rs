@@ -54,7 +54,11 @@ impl Kernel for Rnn {
 }
 
 impl Rnn {
-    fn run_typed<T: Dense + Activate>(&self, cx: &mut Context<'_>, packed: &OnceLock<Packed<T>>) -> Result<()> {
+    fn run_typed<T: Dense + Activate>(
+        &self,
+        cx: &mut Context<'_>,
+        packed: &OnceLock<Packed<T>>,
+    ) -> Result<()> {
         let directions = self.layer.directions();
         let fresh;
         let packed = match packed.get() {

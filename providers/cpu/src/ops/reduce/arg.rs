@@ -53,7 +53,9 @@ impl ArgExtreme {
         let outer: usize = dims[..axis].iter().product();
         let inner: usize = dims[axis + 1..].iter().product();
         if size == 0 && outer * inner > 0 {
-            return Err(OpError::invalid(format!("there is no extreme along the empty axis {axis} of {dims:?}")));
+            return Err(OpError::invalid(format!(
+                "there is no extreme along the empty axis {axis} of {dims:?}"
+            )));
         }
         if self.keep_dims {
             dims[axis] = 1;

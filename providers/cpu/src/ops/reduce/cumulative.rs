@@ -27,7 +27,7 @@ impl Kernel for Cumulative {
                 let wide = converted(cx, input, DType::F32)?;
                 let mut totals = cx.scratch(DType::F32, wide.dims())?;
                 self.scan::<f32>(&wide, axis, &mut totals, 0.0, 1.0, |a, b| a + b, |a, b| a * b)?;
-                return set_converted(cx, 0, totals, dtype);
+                set_converted(cx, 0, totals, dtype)
             }
             DType::F32 => self.scan_input::<f32>(cx, axis, 0.0, 1.0, |a, b| a + b, |a, b| a * b),
             DType::F64 => self.scan_input::<f64>(cx, axis, 0.0, 1.0, |a, b| a + b, |a, b| a * b),

@@ -49,7 +49,7 @@ impl Plan {
 
     /// Input elements behind each output element.
     pub fn depth(&self) -> usize {
-        if self.kept == 0 { 0 } else { self.len / self.kept }
+        self.len.checked_div(self.kept).unwrap_or(0)
     }
 
     /// Folds `x` into `y`, which holds the start values.
@@ -67,7 +67,13 @@ impl Plan {
     }
 
     /// Like [`Plan::fold`] with a second value that belongs to each output element.
-    pub fn fold_with<T: Copy, A: Copy, B: Copy>(&self, x: &[T], with: &[B], y: &mut [A], step: impl Fn(A, T, B) -> A) {
+    pub fn fold_with<T: Copy, A: Copy, B: Copy>(
+        &self,
+        x: &[T],
+        with: &[B],
+        y: &mut [A],
+        step: impl Fn(A, T, B) -> A,
+    ) {
         self.for_each_row(|at, len, target, reduced| {
             for (i, &x) in x[at..at + len].iter().enumerate() {
                 let target = if reduced { target } else { target + i };
@@ -123,7 +129,9 @@ mod tests {
             let mut expected = vec![0i64; plan.kept()];
             for (at, &value) in x.iter().enumerate() {
                 let index = [at / 60, at / 20 % 3, at / 5 % 4, at % 5];
-                let target = (0..4).filter(|axis| !axes.contains(axis)).fold(0, |t, axis| t * dims[axis] + index[axis]);
+                let target = (0..4)
+                    .filter(|axis| !axes.contains(axis))
+                    .fold(0, |t, axis| t * dims[axis] + index[axis]);
                 expected[target] += value;
             }
             let mut y = vec![0; plan.kept()];

@@ -85,7 +85,11 @@ fn check_shapes(scores: &Tensor, target: &Tensor, weight: Option<&Tensor>) -> Re
         )));
     }
     if let Some(weight) = weight.filter(|weight| weight.dims() != [dims[1]]) {
-        return Err(OpError::invalid(format!("expected {} class weights, got shape {:?}", dims[1], weight.dims())));
+        return Err(OpError::invalid(format!(
+            "expected {} class weights, got shape {:?}",
+            dims[1],
+            weight.dims()
+        )));
     }
     Ok((dims[1], dims[2..].iter().product()))
 }
@@ -93,7 +97,9 @@ fn check_shapes(scores: &Tensor, target: &Tensor, weight: Option<&Tensor>) -> Re
 fn log_softmax<T: Real>(cx: &Context<'_>, scores: &Tensor, classes: usize, inner: usize) -> Result<Tensor> {
     let mut logs = cx.scratch(T::DTYPE, scores.dims())?;
     let block = (classes * inner).max(1);
-    for (x, y) in scores.as_slice::<T>()?.chunks_exact(block).zip(logs.as_mut_slice::<T>()?.chunks_exact_mut(block)) {
+    for (x, y) in
+        scores.as_slice::<T>()?.chunks_exact(block).zip(logs.as_mut_slice::<T>()?.chunks_exact_mut(block))
+    {
         for i in 0..inner {
             let max = (0..classes).fold(-T::INFINITY, |max, k| max.maximum(x[k * inner + i]));
             let sum: T = (0..classes).map(|k| (x[k * inner + i] - max).exp()).sum();
@@ -111,7 +117,9 @@ fn build(node: &Node, softmax: bool) -> Result<Box<dyn Kernel>> {
         "sum" => Reduction::Sum,
         "mean" => Reduction::Mean,
         other => {
-            return Err(OpError::invalid(format!("attribute 'reduction' must be none, sum or mean, got '{other}'")));
+            return Err(OpError::invalid(format!(
+                "attribute 'reduction' must be none, sum or mean, got '{other}'"
+            )));
         }
     };
     Ok(Box::new(Loss { reduction, ignore_index: node.optional_int("ignore_index")?, softmax }))

@@ -28,7 +28,9 @@ impl LpNormalization {
         let (size, inner) = (input.dims()[axis], input.dims()[axis + 1..].iter().product::<usize>());
         let mut out = real::Output::new::<T>(cx, 0, dtype, input.dims())?;
         let block = (size * inner).max(1);
-        for (x, y) in input.as_slice::<T>()?.chunks_exact(block).zip(out.slice::<T>()?.chunks_exact_mut(block)) {
+        for (x, y) in
+            input.as_slice::<T>()?.chunks_exact(block).zip(out.slice::<T>()?.chunks_exact_mut(block))
+        {
             for i in 0..inner {
                 let values = (0..size).map(|k| x[k * inner + i]);
                 let norm = match self.p {

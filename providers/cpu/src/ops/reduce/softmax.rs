@@ -60,7 +60,11 @@ impl Kernel for Softmax {
     }
 }
 
-fn along_axis<T: Real>(cx: &mut Context<'_>, function: Function, [outer, axis, inner]: [usize; 3]) -> Result<()> {
+fn along_axis<T: Real>(
+    cx: &mut Context<'_>,
+    function: Function,
+    [outer, axis, inner]: [usize; 3],
+) -> Result<()> {
     let dtype = cx.input(0)?.dtype();
     let input = real::load_input::<T>(cx, 0)?;
     let mut out = real::Output::new::<T>(cx, 0, dtype, input.dims())?;
@@ -80,7 +84,8 @@ fn along_axis<T: Real>(cx: &mut Context<'_>, function: Function, [outer, axis, i
             let sum: T = (0..axis).map(|k| (x[at(k)] - max).exp()).sum();
             for k in 0..axis {
                 let shifted = x[at(k)] - max;
-                y[at(k)] = if function == Function::LogSoftmax { shifted - sum.ln() } else { shifted.exp() / sum };
+                y[at(k)] =
+                    if function == Function::LogSoftmax { shifted - sum.ln() } else { shifted.exp() / sum };
             }
         }
     }

@@ -13,7 +13,8 @@ use crate::ops::{NEWEST, Operator};
 use crate::shape;
 use crate::tensor::Dims;
 
-pub const OPERATORS: &[Operator] = &[Operator::onnx("DFT", 17, 19, dft_17), Operator::onnx("DFT", 20, NEWEST, dft_20)];
+pub const OPERATORS: &[Operator] =
+    &[Operator::onnx("DFT", 17, 19, dft_17), Operator::onnx("DFT", 20, NEWEST, dft_20)];
 
 struct Dft {
     /// The attribute of opset 17; later the axis is input 2.
@@ -79,7 +80,8 @@ impl Dft {
         let default = if to_real { 2 * (dims[axis] as i64 - 1) } else { dims[axis] as i64 };
         let wanted = optional_int(cx, 1)?.unwrap_or(default);
         let len = usize::try_from(wanted).ok().filter(|&len| len > 0);
-        let len = len.ok_or_else(|| OpError::invalid(format!("dft_length must be positive, got {wanted}")))?;
+        let len =
+            len.ok_or_else(|| OpError::invalid(format!("dft_length must be positive, got {wanted}")))?;
         let from = Lines { len: dims[axis], inner: dims[axis + 1..rank - 1].iter().product(), parts };
         dims[axis] = if self.onesided && !self.inverse { len / 2 + 1 } else { len };
         dims[rank - 1] = if to_real { 1 } else { 2 };

@@ -75,7 +75,9 @@ pub fn real_lines(
             write(first, &half);
             if second < lines {
                 let minus_half_i = Complex::new(0.0, -0.5);
-                half.iter_mut().enumerate().for_each(|(k, value)| *value = (buffer[k] - mirror(k)) * minus_half_i);
+                half.iter_mut()
+                    .enumerate()
+                    .for_each(|(k, value)| *value = (buffer[k] - mirror(k)) * minus_half_i);
                 write(second, &half);
             }
         }

@@ -24,12 +24,15 @@ impl Kernel for MelWeightMatrix {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let count = |index: usize| -> Result<usize> {
             let value = optional_int(cx, index)?.unwrap_or(0);
-            usize::try_from(value).map_err(|_| OpError::invalid(format!("input {index} must not be negative, got {value}")))
+            usize::try_from(value)
+                .map_err(|_| OpError::invalid(format!("input {index} must not be negative, got {value}")))
         };
         let (bands, dft_len, sample_rate) = (count(0)?, count(1)?, count(2)?);
         let hertz = |index: usize| match real::to_vec::<f64>(cx.input(index)?)?.as_slice() {
             &[value] if value.is_finite() && value >= 0.0 => Ok(value),
-            other => Err(OpError::invalid(format!("input {index} must be one frequency in hertz, got {other:?}"))),
+            other => {
+                Err(OpError::invalid(format!("input {index} must be one frequency in hertz, got {other:?}")))
+            }
         };
         let (low, high) = (mel(hertz(3)?), mel(hertz(4)?));
         if sample_rate == 0 {
@@ -39,7 +42,9 @@ impl Kernel for MelWeightMatrix {
         byte_len(DType::F64, &dims)?;
         let step = (high - low) / (bands as f64 + 2.0);
         // The first, middle and last spectrum bin of band `i` are edges `i`, `i + 1` and `i + 2`.
-        let edge = |i: usize| ((dft_len as f64 + 1.0) * hertz_of(i as f64 * step + low) / sample_rate as f64).floor();
+        let edge = |i: usize| {
+            ((dft_len as f64 + 1.0) * hertz_of(i as f64 * step + low) / sample_rate as f64).floor()
+        };
         let mut weights = vec![0f64; dims[0] * dims[1]];
         for band in 0..bands {
             let [left, centre, right] = [edge(band), edge(band + 1), edge(band + 2)];

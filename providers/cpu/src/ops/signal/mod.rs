@@ -16,6 +16,8 @@ fn optional_int(cx: &Context<'_>, index: usize) -> Result<Option<i64>> {
     };
     match input.to_i64s()?.as_slice() {
         &[value] => Ok(Some(value)),
-        other => Err(OpError::invalid(format!("input {index} must be one integer, got {} of them", other.len()))),
+        other => {
+            Err(OpError::invalid(format!("input {index} must be one integer, got {} of them", other.len())))
+        }
     }
 }

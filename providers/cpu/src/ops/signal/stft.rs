@@ -50,7 +50,8 @@ impl Frames {
         let window_len = cx.optional(2).map(|window| window.len());
         let given = optional_int(cx, 3)?;
         let len = given.unwrap_or_else(|| window_len.unwrap_or(signal_len) as i64);
-        let fits = step > 0 && len > 0 && len <= signal_len as i64 && window_len.is_none_or(|w| w as i64 == len);
+        let fits =
+            step > 0 && len > 0 && len <= signal_len as i64 && window_len.is_none_or(|w| w as i64 == len);
         if !fits {
             return Err(OpError::invalid(format!(
                 "cannot cut a signal of {signal_len} into frames of {len} every {step} samples (window: {window_len:?})"
@@ -121,7 +122,8 @@ mod tests {
         let all = output.as_slice::<f32>().unwrap();
         for (batch, frame) in (0..2).flat_map(|b| (0..6).map(move |f| (b, f))) {
             let samples: Vec<f32> = (0..7).map(|i| s[batch * 23 + frame * 3 + i] * w[i]).collect();
-            let expected = run(&node("", "DFT", 17, &[], 1), &[Some(tensor(&[1, 7, 1], &samples))]).unwrap().remove(0);
+            let expected =
+                run(&node("", "DFT", 17, &[], 1), &[Some(tensor(&[1, 7, 1], &samples))]).unwrap().remove(0);
             let got = &all[(batch * 6 + frame) * 14..][..14];
             let pairs = got.iter().zip(expected.as_slice::<f32>().unwrap());
             pairs.for_each(|(a, b)| assert!((a - b).abs() < 1e-5));

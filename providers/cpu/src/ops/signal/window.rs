@@ -32,7 +32,8 @@ fn window(node: &Node, terms: [f64; 3]) -> Result<Box<dyn Kernel>> {
 impl Kernel for Window {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let size = optional_int(cx, 0)?.unwrap_or(0);
-        let size = usize::try_from(size).map_err(|_| OpError::invalid(format!("a window of {size} elements")))?;
+        let size =
+            usize::try_from(size).map_err(|_| OpError::invalid(format!("a window of {size} elements")))?;
         crate::tensor::byte_len(DType::F64, &[size])?;
         // A symmetric window of one element is its middle.
         let period = if self.periodic { size } else { size.saturating_sub(1) };
@@ -56,11 +57,14 @@ mod tests {
     #[test]
     fn windows_are_symmetric_or_periodic() {
         let hann = |periodic: i64, size: i32| {
-            let attributes = [("periodic", Attribute::Int(periodic)), ("output_datatype", Attribute::Int(11))];
-            let outputs = run(&node("", "HannWindow", 17, &attributes, 1), &[Some(tensor(&[], &[size]))]).unwrap();
+            let attributes =
+                [("periodic", Attribute::Int(periodic)), ("output_datatype", Attribute::Int(11))];
+            let outputs =
+                run(&node("", "HannWindow", 17, &attributes, 1), &[Some(tensor(&[], &[size]))]).unwrap();
             outputs[0].as_slice::<f64>().unwrap().to_vec()
         };
-        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-15) && a.len() == b.len();
+        let close =
+            |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-15) && a.len() == b.len();
         assert!(close(&hann(0, 3), &[0.0, 1.0, 0.0]));
         assert!(close(&hann(1, 4), &[0.0, 0.5, 1.0, 0.5]));
         assert!(close(&hann(0, 1), &[1.0]));

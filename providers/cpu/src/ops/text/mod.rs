@@ -170,19 +170,23 @@ fn build_normalizer(node: &Node) -> Result<Box<dyn Kernel>> {
         "LOWER" => CaseChange::Lower,
         "UPPER" => CaseChange::Upper,
         other => {
-            return Err(OpError::invalid(format!("case_change_action must be NONE, LOWER or UPPER, got '{other}'")));
+            return Err(OpError::invalid(format!(
+                "case_change_action must be NONE, LOWER or UPPER, got '{other}'"
+            )));
         }
     };
     let case_sensitive = node.flag("is_case_sensitive", false)?;
     let words = node.strings("stopwords")?.unwrap_or(&[]).iter();
-    let stop_words = words.map(|word| if case_sensitive { word.clone() } else { word.to_lowercase() }).collect();
+    let stop_words =
+        words.map(|word| if case_sensitive { word.clone() } else { word.to_lowercase() }).collect();
     Ok(Box::new(Normalizer { change, case_sensitive, stop_words }))
 }
 
 fn build_full_match(node: &Node) -> Result<Box<dyn Kernel>> {
     let pattern = node.string("pattern", "")?;
-    let anchored = Regex::new(&format!(r"\A(?:{pattern})\z"))
-        .map_err(|error| OpError::invalid(format!("attribute 'pattern' is not a regular expression: {error}")))?;
+    let anchored = Regex::new(&format!(r"\A(?:{pattern})\z")).map_err(|error| {
+        OpError::invalid(format!("attribute 'pattern' is not a regular expression: {error}"))
+    })?;
     Ok(Box::new(FullMatch { pattern: anchored }))
 }
 

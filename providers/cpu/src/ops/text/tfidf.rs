@@ -91,7 +91,9 @@ impl Kernel for Vectorizer {
         let (rows, dims): (usize, Dims) = match *input.dims() {
             [] | [_] => (1, Dims::from_slice(&[self.columns])),
             [rows, _] => (rows, Dims::from_slice(&[rows, self.columns])),
-            _ => return Err(OpError::invalid(format!("expected shape [C] or [N, C], got {:?}", input.dims()))),
+            _ => {
+                return Err(OpError::invalid(format!("expected shape [C] or [N, C], got {:?}", input.dims())));
+            }
         };
         let mut out = cx.zeroed_output(0, DType::F32, &dims)?;
         let width = tokens.len() / rows.max(1);
@@ -117,7 +119,9 @@ fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         "TF" => Mode::Tf,
         "IDF" => Mode::Idf,
         "TFIDF" => Mode::TfIdf,
-        other => return Err(OpError::invalid(format!("attribute 'mode' must be TF, IDF or TFIDF, got '{other}'"))),
+        other => {
+            return Err(OpError::invalid(format!("attribute 'mode' must be TF, IDF or TFIDF, got '{other}'")));
+        }
     };
     let pool: Vec<Vec<u8>> = match (node.strings("pool_strings")?, node.ints("pool_int64s")?) {
         (Some(strings), None) => strings.iter().map(|token| token.as_bytes().to_vec()).collect(),
@@ -134,12 +138,12 @@ fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         let n = i + 1;
         let end = starts.get(n).copied().unwrap_or(pool.len() as i64);
         let part = usize::try_from(start).ok().zip(usize::try_from(end).ok());
-        let tokens = part
-            .and_then(|(start, end)| pool.get(start..end))
-            .ok_or_else(|| OpError::invalid(format!("ngram_counts {starts:?} leaves the pool of {} tokens", pool.len())))?;
+        let tokens = part.and_then(|(start, end)| pool.get(start..end)).ok_or_else(|| {
+            OpError::invalid(format!("ngram_counts {starts:?} leaves the pool of {} tokens", pool.len()))
+        })?;
         for gram in tokens.chunks_exact(n) {
-            let column =
-                column(id).ok_or_else(|| OpError::invalid("ngram_indexes needs one index of 0 or more an n-gram"))?;
+            let column = column(id)
+                .ok_or_else(|| OpError::invalid("ngram_indexes needs one index of 0 or more an n-gram"))?;
             id += 1;
             if (shortest..=longest).contains(&n) {
                 let end = gram.iter().fold(&mut grams, |at, token| at.next.entry(token.clone()).or_default());

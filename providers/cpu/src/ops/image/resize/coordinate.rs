@@ -1,6 +1,7 @@
 //! From positions of the output to positions of the input, and the weights of the pixels around them.
 
 use super::{Interpolation, Rounding};
+use crate::ops::real::Real;
 
 /// The coordinate transformations of ONNX Resize.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,48 +64,42 @@ impl AxisPlan {
         self.input == self.output && (self.scale - 1.0).abs() < 1e-9 && whole
     }
 
-    /// The input coordinate of output position `x`.
-    fn coordinate(&self, x: usize) -> f64 {
-        let (x, input, output) = (x as f64, self.input as f64, self.scale * self.input as f64);
+    /// The input coordinate of output position `x`. Single precision decides ties between pixels the way exporters and
+    /// other runtimes do.
+    fn coordinate<T: Real>(&self, x: usize) -> T {
+        let of = |value: f64| T::from_f64(value);
+        let (x, scale, input, half) = (of(x as f64), of(self.scale), of(self.input as f64), of(0.5));
         match self.transform {
-            Transform::HalfPixel => (x + 0.5) / self.scale - 0.5,
+            Transform::PytorchHalfPixel if self.output == 1 => T::ZERO,
+            Transform::HalfPixel | Transform::PytorchHalfPixel => (x + half) / scale - half,
             Transform::HalfPixelSymmetric => {
-                let adjustment = self.output as f64 / output;
-                input / 2.0 * (1.0 - adjustment) + (x + 0.5) / self.scale - 0.5
+                let adjustment = of(self.output as f64) / (scale * input);
+                input * half * (T::ONE - adjustment) + ((x + half) / scale - half)
             }
-            Transform::PytorchHalfPixel if self.output == 1 => -0.5,
-            Transform::PytorchHalfPixel => (x + 0.5) / self.scale - 0.5,
-            Transform::AlignCorners if output == 1.0 => 0.0,
-            Transform::AlignCorners => x * (input - 1.0) / (output - 1.0),
-            Transform::Asymmetric => x / self.scale,
-            Transform::CropAndResize => {
-                let (start, end) = self.region;
-                let inner =
-                    if output == 1.0 { (end - start) * (input - 1.0) / 2.0 } else { x * (end - start) * (input - 1.0) / (output - 1.0) };
-                inner + start * (input - 1.0)
-            }
-        }
-    }
-
-    /// The same in single precision, which decides ties the way exporters and other runtimes do.
-    fn coordinate_f32(&self, x: usize) -> f32 {
-        let (x, scale) = (x as f32, self.scale as f32);
-        match self.transform {
-            Transform::HalfPixel => (x + 0.5) / scale - 0.5,
-            Transform::PytorchHalfPixel if self.output > 1 => (x + 0.5) / scale - 0.5,
+            Transform::AlignCorners if scale * input == T::ONE => T::ZERO,
+            Transform::AlignCorners => x * (input - T::ONE) / (scale * input - T::ONE),
             Transform::Asymmetric => x / scale,
-            _ => self.coordinate(x as usize) as f32,
+            Transform::CropAndResize => {
+                let (start, end) = (of(self.region.0), of(self.region.1));
+                let (first, last) = (input - T::ONE, of(self.output as f64 - 1.0));
+                if last > T::ZERO {
+                    start * first + x * (end - start) * first / last
+                } else {
+                    half * (start + end) * first
+                }
+            }
         }
     }
 
     fn is_outside(&self, coordinate: f64) -> bool {
-        self.transform == Transform::CropAndResize && !(coordinate >= 0.0 && coordinate <= self.input as f64 - 1.0)
+        self.transform == Transform::CropAndResize
+            && !(coordinate >= 0.0 && coordinate <= self.input as f64 - 1.0)
     }
 
     /// The input position that each output position copies; `None` takes the extrapolation value.
     pub fn nearest(&self, rounding: Rounding) -> Vec<Option<u32>> {
         let pick = |x: usize| {
-            let at = self.coordinate_f32(x);
+            let at = self.coordinate::<f32>(x);
             if self.is_outside(at.into()) {
                 return None;
             }
@@ -133,7 +128,7 @@ impl AxisPlan {
         let width = (2 - 2 * before) as usize;
         let mut taps = Taps { width, from: Vec::new(), weights: Vec::new(), outside: Vec::new() };
         for x in 0..self.output {
-            let at = self.coordinate(x);
+            let at = self.coordinate::<f64>(x);
             let first = at.floor() as i64 + before;
             let start = taps.weights.len();
             for pixel in first..first + width as i64 {

@@ -95,7 +95,9 @@ fn legacy(node: &Node, scales: Scales) -> Result<Box<dyn Kernel>> {
     let interpolation = match node.string("mode", "nearest")? {
         "nearest" => Interpolation::Nearest(Rounding::BySize),
         "linear" | "bilinear" => Interpolation::Linear,
-        other => return Err(OpError::invalid(format!("attribute 'mode' must be nearest or linear, got {other}"))),
+        other => {
+            return Err(OpError::invalid(format!("attribute 'mode' must be nearest or linear, got {other}")));
+        }
     };
     Ok(Box::new(Resize {
         interpolation,
@@ -110,7 +112,9 @@ fn legacy(node: &Node, scales: Scales) -> Result<Box<dyn Kernel>> {
 }
 
 fn resize_11(node: &Node) -> Result<Box<dyn Kernel>> {
-    let unknown = |name: &str, value: &str| OpError::invalid(format!("attribute '{name}' of Resize is unknown: {value}"));
+    let unknown = |name: &str, value: &str| {
+        OpError::invalid(format!("attribute '{name}' of Resize is unknown: {value}"))
+    };
     let rounding = match node.string("nearest_mode", "round_prefer_floor")? {
         "round_prefer_floor" => Rounding::RoundPreferFloor,
         "round_prefer_ceil" => Rounding::RoundPreferCeil,
@@ -133,7 +137,8 @@ fn resize_11(node: &Node) -> Result<Box<dyn Kernel>> {
     let transform = node.string("coordinate_transformation_mode", "half_pixel")?;
     Ok(Box::new(Resize {
         interpolation,
-        transform: Transform::parse(transform).ok_or_else(|| unknown("coordinate_transformation_mode", transform))?,
+        transform: Transform::parse(transform)
+            .ok_or_else(|| unknown("coordinate_transformation_mode", transform))?,
         scales: Scales::Input2,
         axes: node.ints("axes")?.map(SmallVec::from_slice),
         aspect_ratio,
@@ -150,7 +155,9 @@ impl Kernel for Resize {
         let plans = self.plan(cx, &dims)?;
         let result: Dims = plans.iter().map(|plan| plan.output).collect();
         if plans.iter().any(|plan| plan.output > 0 && plan.input == 0) {
-            return Err(OpError::invalid(format!("cannot resize an empty tensor of shape {dims:?} to {result:?}")));
+            return Err(OpError::invalid(format!(
+                "cannot resize an empty tensor of shape {dims:?} to {result:?}"
+            )));
         }
         if plans.iter().all(AxisPlan::is_identity) {
             return cx.forward(0, 0, &dims);
@@ -184,7 +191,9 @@ impl Resize {
             for (&axis, &scale) in axes.iter().zip(&scales) {
                 let output = (dims[axis] as f32 * scale).floor();
                 if !(scale > 0.0 && output < u32::MAX as f32) {
-                    return Err(OpError::invalid(format!("scales must be positive and not huge, got {scales:?}")));
+                    return Err(OpError::invalid(format!(
+                        "scales must be positive and not huge, got {scales:?}"
+                    )));
                 }
                 (plans[axis].output, plans[axis].scale) = (output as usize, scale.into());
             }
@@ -192,7 +201,11 @@ impl Resize {
         if self.transform == Transform::CropAndResize {
             let roi = cx.optional(1).map(number::to_vec::<f64>).transpose()?.unwrap_or_default();
             if roi.len() != 2 * axes.len() {
-                return Err(OpError::invalid(format!("expected a roi of {} numbers, got {}", 2 * axes.len(), roi.len())));
+                return Err(OpError::invalid(format!(
+                    "expected a roi of {} numbers, got {}",
+                    2 * axes.len(),
+                    roi.len()
+                )));
             }
             for (i, &axis) in axes.iter().enumerate() {
                 plans[axis].region = (roi[i], roi[i + axes.len()]);
@@ -202,7 +215,8 @@ impl Resize {
     }
 
     fn plan_sizes(&self, plans: &mut [AxisPlan], axes: &[usize], sizes: &[i64]) -> Result<()> {
-        let fits = sizes.iter().zip(axes).all(|(&size, &axis)| size >= 0 && (plans[axis].input > 0 || size == 0));
+        let fits =
+            sizes.iter().zip(axes).all(|(&size, &axis)| size >= 0 && (plans[axis].input > 0 || size == 0));
         if !fits {
             return Err(OpError::invalid(format!("cannot resize to {sizes:?}")));
         }
@@ -225,7 +239,9 @@ impl Resize {
 
     fn sizes(&self, cx: &Context<'_>) -> Result<Option<SmallVec<[i64; 6]>>> {
         match (&self.scales, cx.optional(3)) {
-            (Scales::Input2, Some(sizes)) if !sizes.is_empty() => Ok(Some(sizes.to_i64s()?.as_slice().into())),
+            (Scales::Input2, Some(sizes)) if !sizes.is_empty() => {
+                Ok(Some(sizes.to_i64s()?.as_slice().into()))
+            }
             _ => Ok(None),
         }
     }
@@ -241,7 +257,11 @@ impl Resize {
     }
 }
 
-fn of_axes<T, A: smallvec::Array<Item = T>>(values: SmallVec<A>, axes: usize, what: &str) -> Result<SmallVec<A>> {
+fn of_axes<T, A: smallvec::Array<Item = T>>(
+    values: SmallVec<A>,
+    axes: usize,
+    what: &str,
+) -> Result<SmallVec<A>> {
     if values.len() == axes {
         return Ok(values);
     }

@@ -16,7 +16,12 @@ use crate::tensor::Dims;
 const GRAIN_BYTES: usize = 64 << 10;
 
 /// Sets output 0 to the resampled input 0.
-pub fn run(cx: &mut Context<'_>, plans: &[AxisPlan], rounding: Rounding, extrapolation_value: f32) -> Result<()> {
+pub fn run(
+    cx: &mut Context<'_>,
+    plans: &[AxisPlan],
+    rounding: Rounding,
+    extrapolation_value: f32,
+) -> Result<()> {
     let dtype = cx.input(0)?.dtype();
     let result: Dims = plans.iter().map(|plan| plan.output).collect();
     let tables: Vec<Vec<Option<u32>>> = plans.iter().map(|plan| plan.nearest(rounding)).collect();

@@ -59,7 +59,8 @@ pub fn run<T: Real>(cx: &mut Context<'_>, resize: &Resize, plans: &[AxisPlan]) -
 /// The number of independent blocks and the passes over each: strongest shrinking first, else innermost axis first, so
 /// that later passes see the fewest elements and the gathering ones run early.
 fn passes<T: Real>(resize: &Resize, plans: &[AxisPlan]) -> (usize, Vec<Pass<T>>) {
-    let mut order: SmallVec<[usize; 6]> = (0..plans.len()).rev().filter(|&axis| !plans[axis].is_identity()).collect();
+    let mut order: SmallVec<[usize; 6]> =
+        (0..plans.len()).rev().filter(|&axis| !plans[axis].is_identity()).collect();
     let first = order.last().copied().unwrap_or(0);
     order.sort_by(|&a, &b| plans[a].scale.total_cmp(&plans[b].scale));
     let lead = plans[..first].iter().map(|plan| plan.input).product();
@@ -98,7 +99,8 @@ fn resample<T: Real>(
     if output.is_empty() {
         return;
     }
-    let (block_in, block_out) = (first.outer * first.input * first.inner, last.outer * last.output * last.inner);
+    let (block_in, block_out) =
+        (first.outer * first.input * first.inner, last.outer * last.output * last.inner);
     let work = passes.iter().map(Pass::work).sum::<usize>().max(1);
     // Whole blocks go to threads where there are enough of them; otherwise each pass is split.
     let (blocks, within): (&dyn Parallel, &dyn Parallel) =
@@ -193,9 +195,9 @@ impl<T: Real> Pass<T> {
         for (to, (&a, &b)) in to.iter_mut().zip(row(0).iter().zip(row(1))) {
             *to = a * weights[0] + b * weights[1];
         }
-        for i in 2..self.width {
+        for (i, &weight) in weights.iter().enumerate().skip(2) {
             for (to, &value) in to.iter_mut().zip(row(i)) {
-                *to += value * weights[i];
+                *to += value * weight;
             }
         }
     }

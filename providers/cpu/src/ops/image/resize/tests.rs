@@ -77,6 +77,7 @@ fn bad_requests_are_errors_and_empty_results_are_fine() {
 #[test]
 fn upsample_takes_its_scales_from_attributes() {
     let attributes = [("scales", Attribute::Floats(vec![1.0, 2.0])), ("mode", text("nearest"))];
-    let output = run(&node("", "Upsample", 7, &attributes, 1), &[Some(tensor(&[1, 2], &[3f64, 4.0]))]).unwrap();
+    let output =
+        run(&node("", "Upsample", 7, &attributes, 1), &[Some(tensor(&[1, 2], &[3f64, 4.0]))]).unwrap();
     assert_eq!(output[0].as_slice::<f64>().unwrap(), [3., 3., 4., 4.]);
 }

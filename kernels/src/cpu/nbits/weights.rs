@@ -1,7 +1,6 @@
-//! Products with block-quantised weights of 2, 4 or 8 bits (the layout of MatMulNBits).
+//! Block-quantised weights as they are stored in a model.
 
-use super::elementwise::Unary;
-use super::features::Context;
+use crate::cpu::features::Context;
 use crate::error::{KernelError, Result, checked_product, expect_len};
 use crate::parallel::{SharedMut, for_each_range};
 
@@ -37,15 +36,22 @@ impl BlockWeights<'_> {
         self.k.div_ceil(self.block)
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if !matches!(self.bits, 2 | 4 | 8) {
             return Err(KernelError::parameter(format!("{} bits per weight, expected 2, 4 or 8", self.bits)));
         }
         if !self.block.is_power_of_two() || self.block < 16 {
-            return Err(KernelError::parameter(format!("block of {}, expected a power of two from 16", self.block)));
+            return Err(KernelError::parameter(format!(
+                "block of {}, expected a power of two from 16",
+                self.block
+            )));
         }
         let (blocks, bits) = (self.blocks(), self.bits as usize);
-        expect_len("codes", self.codes.len(), checked_product("codes", &[self.n, blocks, self.block * bits / 8])?)?;
+        expect_len(
+            "codes",
+            self.codes.len(),
+            checked_product("codes", &[self.n, blocks, self.block * bits / 8])?,
+        )?;
         expect_len("scales", self.scales.len(), checked_product("scales", &[self.n, blocks])?)?;
         match self.zero_points {
             None => Ok(()),
@@ -97,50 +103,4 @@ impl BlockWeights<'_> {
         });
         Ok(())
     }
-}
-
-/// Block-quantised weights, packed once.
-pub struct PackedBlocks {
-    k: usize,
-    n: usize,
-    weights: Vec<f32>,
-}
-
-impl PackedBlocks {
-    /// Packs the weights.
-    pub fn pack(ctx: Context<'_>, weights: &BlockWeights<'_>) -> Result<Self> {
-        let mut values = vec![0.0; weights.n * weights.k];
-        weights.dequantize(ctx, &mut values)?;
-        Ok(Self { k: weights.k, n: weights.n, weights: values })
-    }
-
-    /// Depth of the product.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Columns of the product.
-    pub fn n(&self) -> usize {
-        self.n
-    }
-}
-
-/// `C = activation(A Wᵀ + bias)` with A row-major `m x k`, C row-major `m x n`, and a bias of `n` elements.
-pub fn matmul_blocks(
-    ctx: Context<'_>,
-    a: &[f32],
-    m: usize,
-    weights: &PackedBlocks,
-    bias: Option<&[f32]>,
-    activation: Unary,
-    c: &mut [f32],
-) -> Result<()> {
-    use super::gemm::{Addend, Epilogue, Lhs, Rhs, gemm};
-    use super::matrix::Matrix;
-    let (k, n) = (weights.k, weights.n);
-    expect_len("A", a.len(), checked_product("A", &[m, k])?)?;
-    expect_len("C", c.len(), checked_product("C", &[m, n])?)?;
-    let b = Matrix::row_major(&weights.weights, n, k).transposed();
-    let epilogue = Epilogue { bias: bias.map(Addend::per_column), activation, ..Epilogue::default() };
-    gemm(ctx, Lhs::Plain(Matrix::row_major(a, m, k)), Rhs::Plain(b), c, n, &epilogue)
 }

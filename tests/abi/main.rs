@@ -1,0 +1,10 @@
+//! The plugin ABI as C sees it: frozen stubs keep loading and running, and broken providers are refused with a reason.
+
+mod coexist;
+mod frozen;
+mod refused;
+mod stub;
+
+#[path = "../../plugin-api/tests/layout/header.rs"]
+#[expect(dead_code, reason = "the layout tests of plugin-api use the rest")]
+mod header;

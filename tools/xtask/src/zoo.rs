@@ -1,0 +1,51 @@
+//! `cargo xtask zoo`: fetches real models, builds their cases, and checks each through the release build of runner.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{place, process, venv};
+
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Only cases whose name contains this text
+    filter: Option<String>,
+    /// Leave out the language models, which take 1.3 GB on disk
+    #[arg(long)]
+    no_llm: bool,
+    /// Build the cases and stop
+    #[arg(long)]
+    prepare: bool,
+}
+
+/// Fetches, builds, checks.
+pub fn run(args: &Args) -> Result<()> {
+    let cases = prepare(args.no_llm)?;
+    if args.prepare {
+        return Ok(());
+    }
+    let runner = runner()?;
+    let mut test = process::cargo(["test", "--quiet", "--package", "tenon-tests", "--test", "zoo", "--"]);
+    test.args(&args.filter).env("TENON_ZOO_CASES", &cases).env("TENON_RUNNER", &runner);
+    process::run(&mut test)
+}
+
+/// Builds the cases and returns their folder.
+pub fn prepare(no_llm: bool) -> Result<PathBuf> {
+    let zoo = place::zoo().context("no zoo: set TENON_ZOO to a folder with manifest.json, refs/ and llm/")?;
+    let out = place::target().join("zoo");
+    let mut script = Command::new(venv::python()?);
+    script.arg(place::script("zoo.py")).arg(&out).arg("--zoo").arg(zoo);
+    if no_llm {
+        script.arg("--no-llm");
+    }
+    process::run(&mut script)?;
+    Ok(out)
+}
+
+/// Builds runner as it is shipped and returns its path.
+pub fn runner() -> Result<PathBuf> {
+    process::run(&mut process::cargo(["build", "--release", "--package", "tenon-runner"]))?;
+    Ok(place::target().join("release/runner"))
+}
