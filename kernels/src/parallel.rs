@@ -4,6 +4,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Runs independent tasks. Providers implement it over their own thread pool.
+///
+/// Kernels give every task its own part of the output and rely on the contract of [`Parallel::for_each`] for memory
+/// safety: a task that runs twice at once, or after the call has returned, is a data race.
 pub trait Parallel: Sync {
     /// Number of tasks that run at once.
     fn threads(&self) -> usize;

@@ -8,7 +8,8 @@ use tenon_kernels::cpu::elementwise::Unary;
 use tenon_kernels::cpu::gemm::*;
 use tenon_kernels::cpu::{Context, Features, Float, Matrix};
 
-const SHAPES: [[usize; 3]; 14] = [
+const SHAPES: [[usize; 3]; 15] = [
+    [4, 1030, 9],
     [1, 1, 1],
     [1, 33, 7],
     [1, 64, 130],

@@ -607,6 +607,35 @@ fn attention_reads_grouped_heads_once() {
     assert_eq!(only(&g).inputs(), [Some(q), Some(k), Some(v)]);
 }
 
+/// `x * cos + rotate_half(x) * sin` for `[n, 4, s, 8]`; the halves change place where `swapped`.
+fn rotary(swapped: bool) -> (Graph, ValueId) {
+    let mut g = graph(17);
+    let (x, f) = (input(&mut g, "x", "n,4,s,8"), input(&mut g, "f", "n,s,4"));
+    let both = op(&mut g, "Concat", &[f, f], &[("axis", (-1).into())]);
+    let heads = ints(&mut g, &[1]);
+    let [cos, sin] = ["Cos", "Sin"].map(|function| {
+        let table = op(&mut g, function, &[both], &[]);
+        op(&mut g, "Unsqueeze", &[table, heads], &[])
+    });
+    let [zero, four, end, last] = [0, 4, i64::MAX, 3].map(|v| ints(&mut g, &[v]));
+    let first = op(&mut g, "Slice", &[x, zero, four, last], &[]);
+    let second = op(&mut g, "Slice", &[x, four, end, last], &[]);
+    let (first, second) = if swapped { (second, first) } else { (first, second) };
+    let negated = op(&mut g, "Neg", &[second], &[]);
+    let rotated = op(&mut g, "Concat", &[negated, first], &[("axis", 3.into())]);
+    let (a, b) = (op(&mut g, "Mul", &[x, cos], &[]), op(&mut g, "Mul", &[rotated, sin], &[]));
+    let y = op(&mut g, "Add", &[a, b], &[]);
+    (g, y)
+}
+
+#[test]
+fn rotary_embedding_is_found() {
+    let (mut g, y) = rotary(false);
+    assert_eq!(operators_after(&mut g, y), ["Cos", "Sin", "RotaryEmbedding"]);
+    let (mut g, y) = rotary(true);
+    assert!(!operators_after(&mut g, y).contains(&"RotaryEmbedding".to_owned()));
+}
+
 #[test]
 fn internal_operators_expand_to_standard_ones() {
     let mut g = graph(17);

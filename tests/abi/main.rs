@@ -6,5 +6,4 @@ mod refused;
 mod stub;
 
 #[path = "../../plugin-api/tests/layout/header.rs"]
-#[expect(dead_code, reason = "the layout tests of plugin-api use the rest")]
 mod header;

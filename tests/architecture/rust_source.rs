@@ -96,23 +96,29 @@ fn has_safety_comment(text: &[&str], index: usize) -> bool {
 }
 
 #[test]
-fn lints_are_expected_with_a_reason_and_never_allowed() {
+fn lints_are_expected_with_a_reason() {
     let mut violations = Vec::new();
     for file in rust_files().iter().filter(|file| !file.is_generated()) {
         let code = code(&file.text);
-        for (mark, advice) in [
-            ("[allow(", "use `#[expect(lint, reason = \"..\")]`, which tells when it is no longer needed"),
-            ("[expect(", "add `reason = \"..\"`"),
+        // Support code that several test programs include may be unused in some of them, where an expectation fails.
+        let is_test_support = file.path.contains("/tests/");
+        for (mark, allowed, advice) in [
+            (
+                "[allow(",
+                is_test_support,
+                "use `#[expect(lint, reason = \"..\")]`, which tells when it is no longer needed",
+            ),
+            ("[expect(", true, "add `reason = \"..\"`"),
         ] {
             for (at, _) in code.match_indices(mark) {
                 let attribute = code[at..].split(']').next().unwrap_or_default();
-                if mark == "[allow(" || !attribute.contains("reason =") {
+                if !allowed || !attribute.contains("reason =") {
                     violations.push(file.at(code[..at].matches('\n').count() + 1, advice));
                 }
             }
         }
     }
-    assert_none("Lints are expected with a reason, never allowed.", &violations);
+    assert_none("Lints are expected with a reason, not allowed.", &violations);
 }
 
 /// The lints that these rules lean on are switched on for the whole workspace.

@@ -630,6 +630,129 @@ def Attention(rng):
 
 
 @generator
+def QAttention(rng):
+    batch, heads, width, rows, hidden = 2, int(rng.integers(1, 4)), pick(rng, 4, 8), int(rng.integers(1, 6)), 8
+    past = int(rng.integers(1, 4)) if flag(rng, 0.3) else 0
+    columns = 3 * heads * width
+    weights, dtype = byte_weights(rng, hidden, columns)
+    per_column = flag(rng)
+    inputs = {
+        "input": rng.integers(0, 255, (batch, rows, hidden)).astype(np.uint8),
+        "weight": weights,
+        "bias": floats(rng, columns),
+        "input_scale": np.float32(0.02),
+        "weight_scale": np.abs(floats(rng, columns, scale=0.02)) + np.float32(1e-3) if per_column else np.float32(0.01),
+        "mask_index": pick(rng, None, rng.integers(1, past + rows + 1, batch).astype(np.int32)),
+        "input_zero_point": np.uint8(120),
+        "weight_zero_point": rng.integers(0, 20, columns).astype(dtype) if per_column else np.array(3).astype(dtype),
+        "past": floats(rng, 2, batch, heads, past, width) if past else None,
+    }
+    attributes = dict(num_heads=heads, unidirectional=int(flag(rng, 0.4)))
+    outputs = 2 if past else 1
+    constant = pick(rng, (), ("weight",))
+    return Case("QAttention", inputs, attributes, outputs=outputs, constant=constant, atol=3e-3)
+
+
+@generator
+def DecoderMaskedMultiHeadAttention(rng):
+    batch, heads, width = 2, int(rng.integers(1, 4)), pick(rng, 4, 8)
+    cross = flag(rng)
+    past = int(rng.integers(1, 5))
+    hidden = heads * width
+    inputs = {"query": floats(rng, batch, 1, hidden)}
+    if cross:
+        inputs["key"], inputs["value"] = (floats(rng, batch, heads, past, width) for _ in range(2))
+        inputs["mask_index"] = pick(rng, None, rng.integers(0, 2, (batch, past)).astype(np.int32))
+        return Case("DecoderMaskedMultiHeadAttention", inputs, dict(num_heads=heads), atol=3e-3)
+    inputs["key"], inputs["value"] = (floats(rng, batch, 1, hidden) for _ in range(2))
+    inputs["mask_index"] = pick(rng, None, rng.integers(0, 2, (batch, past + 1)).astype(np.int32))
+    inputs["attention_bias"] = pick(rng, None, floats(rng, 1, heads, 1, past + 1))
+    inputs["past_key"], inputs["past_value"] = (floats(rng, batch, heads, past, width) for _ in range(2))
+    for name in ("past_sequence_length", "beam_width", "cache_indirection"):
+        inputs[name] = None
+    inputs["bias"] = pick(rng, None, floats(rng, 3 * hidden))
+    return Case("DecoderMaskedMultiHeadAttention", inputs, dict(num_heads=heads), outputs=3, atol=3e-3)
+
+
+@generator
+def SparseAttention(rng):
+    kv_heads, width, block = pick(rng, 1, 2), 16, 16
+    heads, layouts, blocks = kv_heads * 2, pick(rng, 1, 2), 4
+    room = blocks * block
+    batch = pick(rng, 1, 2)
+    prompt = flag(rng)
+    past = 0 if prompt else int(rng.integers(1, room - 2))
+    rows = int(rng.integers(1, room)) if prompt else 1
+    total = past + rows
+    masks = np.tril(rng.integers(0, 2, (layouts, blocks, blocks)))
+    masks[:, np.arange(blocks), np.arange(blocks)] = 1
+    starts = np.concatenate([np.zeros((layouts, 1), int), np.cumsum(masks.sum(-1), -1)], -1).astype(np.int32)
+    columns = np.full((layouts, int(starts.max())), -1, np.int32)
+    for layout in range(layouts):
+        found = np.nonzero(masks[layout])[1]
+        columns[layout, : len(found)] = found
+    rotary = flag(rng)
+    cos, sin = angles(rng, room, width // 2) if rotary else (None, None)
+    inputs = {
+        "query": floats(rng, batch, rows, heads * width),
+        "key": floats(rng, batch, rows, kv_heads * width),
+        "value": floats(rng, batch, rows, kv_heads * width),
+        "past_key": floats(rng, batch, kv_heads, room, width),
+        "past_value": floats(rng, batch, kv_heads, room, width),
+        "block_row_indices": starts,
+        "block_col_indices": columns,
+        "total_sequence_length": np.int32(total),
+        "key_total_sequence_lengths": np.full(batch, total, np.int32),
+        "cos_cache": cos,
+        "sin_cache": sin,
+    }
+    attributes = dict(num_heads=heads, kv_num_heads=kv_heads, sparse_block_size=block, do_rotary=int(rotary), scale=0.25)
+    return Case("SparseAttention", inputs, attributes, outputs=3, wanted=(0,), atol=1e-4)
+
+
+@generator
+def GatedDeltaNet(rng):
+    q_heads, dk, dv, batch, rows = pick(rng, 1, 2), pick(rng, 4, 6), pick(rng, 4, 5), 2, int(rng.integers(1, 6))
+    v_heads = q_heads * pick(rng, 1, 2)
+    rule = pick(rng, "linear", "gated", "delta", "gated_delta")
+    gated, delta = "gated" in rule, "delta" in rule
+    gate = pick(rng, "none", "softplus", "sigmoid") if gated else "none"
+    tokens = batch * rows
+    per_channel = flag(rng, 0.3)
+    inputs = {
+        "query": floats(rng, tokens, q_heads, dk),
+        "key": floats(rng, tokens, q_heads, dk),
+        "value": floats(rng, tokens, v_heads, dv),
+        "cu_seqlens": pick(rng, None, np.array([0, rows - 1, tokens], np.int32)),
+        "decay": None,
+        "beta": rng.random((tokens, v_heads)).astype(np.float32) if delta else None,
+        "initial_state": floats(rng, batch, v_heads, dv, dk),
+        "a_log": floats(rng, v_heads, scale=0.3) if gate != "none" else None,
+        "dt_bias": floats(rng, v_heads) if gate != "none" else None,
+    }
+    if gated:
+        dims = (tokens, v_heads, dk) if per_channel else (tokens, v_heads)
+        inputs["decay"] = -np.abs(floats(rng, *dims)) if gate == "none" else floats(rng, *dims)
+    attributes = dict(update_rule=rule, gate_activation=gate, qk_l2_norm=1 if delta else int(flag(rng)))
+    if delta:
+        attributes["beta_activation"] = pick(rng, "none", "sigmoid")
+    return Case("GatedDeltaNet", inputs, attributes, outputs=2, atol=1e-4)
+
+
+@generator
+def LinearAttentionGate(rng):
+    heads = int(rng.integers(1, 7))
+    with_beta = flag(rng)
+    inputs = {
+        "a": floats(rng, 2, 3, heads),
+        "dt_bias": floats(rng, heads),
+        "decay_scale": -np.abs(floats(rng, heads)),
+        "b": floats(rng, 2, 3, heads) if with_beta else None,
+    }
+    return Case("LinearAttentionGate", inputs, outputs=2 if with_beta else 1)
+
+
+@generator
 def LinearAttention(rng):
     kv_heads = pick(rng, 1, 2)
     heads, dk, dv = kv_heads * pick(rng, 1, 2), pick(rng, 4, 6), pick(rng, 4, 5)

@@ -7,6 +7,9 @@ use crate::parallel::{SharedMut, for_each_range};
 
 const GRAIN: usize = 16 * 1024;
 
+/// Largest extent, stride, dilation or pad of a window.
+const LARGEST: usize = 1 << 40;
+
 /// A sliding window over `input` extents; all vectors have one entry per spatial dimension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -40,6 +43,12 @@ impl Window {
         }
         let mut output = Vec::with_capacity(rank);
         for d in 0..rank {
+            // Indices are computed in signed arithmetic: extents beyond its half would overflow.
+            let sizes = [input[d], kernel[d], strides[d], dilations[d], pads_begin[d], pads_end[d]];
+            let reach = kernel[d].checked_mul(dilations[d]).filter(|&reach| reach <= LARGEST);
+            if sizes.iter().any(|&size| size > LARGEST) || reach.is_none() {
+                return Err(KernelError::parameter(format!("a window of {sizes:?} is too large")));
+            }
             let extent = (kernel[d] - 1) * dilations[d] + 1;
             let padded = input[d] + pads_begin[d] + pads_end[d];
             if padded < extent {

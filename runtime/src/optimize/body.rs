@@ -30,7 +30,7 @@ pub fn expand(graph: &mut Graph, node: NodeId) -> Result<bool> {
     let Some(inner) = body(graph, node) else { return Ok(false) };
     let n = graph.node(node);
     let inputs: Vec<ValueId> = n.inputs().iter().flatten().copied().collect();
-    let (name, output) = (n.name.clone(), n.output(0));
+    let (name, output) = (n.label(graph), n.output(0));
     let results = bodies::splice(graph, &inner, &inputs, &name)?;
     if let (Some(old), Some(new)) = (output, results.first()) {
         let ty = graph.value(old).ty().cloned();

@@ -21,6 +21,7 @@ mod matmul;
 mod pattern;
 mod reshape;
 mod rms_norm;
+mod rope;
 mod swish;
 mod transpose;
 mod variance;
@@ -143,6 +144,7 @@ const FUSIONS: &[Rewrite] = &[
     gelu::TANH,
     layer_norm::REWRITE,
     rms_norm::REWRITE,
+    rope::REWRITE,
     attention::REWRITE,
 ];
 

@@ -36,13 +36,15 @@ pub struct Chooser<'a> {
     pub graph: &'a Graph,
     pub claims: &'a Claims,
     pub devices: &'a [DeviceCost],
+    /// Move clusters to the cheaper device; off: each node stays with the first device that offers to run it.
+    pub balance: bool,
 }
 
 /// Places every node and cuts the graph into clusters. A node that no device takes is an error with every reason.
 pub fn assign(chooser: &Chooser<'_>) -> Result<Partitions> {
     let order = chooser.graph.topological_order()?.to_vec();
     let mut places = chooser.first_places(&order)?;
-    if chooser.devices.len() > 1 {
+    if chooser.balance && chooser.devices.len() > 1 {
         for _ in 0..ROUNDS {
             if !chooser.improve(&order, &mut places) {
                 break;

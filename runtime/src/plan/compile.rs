@@ -33,6 +33,7 @@ impl Device {
 /// Plans graphs for one list of devices.
 pub struct Compiler {
     devices: Arc<[Device]>,
+    balance: bool,
 }
 
 /// A planned graph and how it was cut.
@@ -44,9 +45,9 @@ pub struct Planned {
 }
 
 impl Compiler {
-    /// A compiler for `devices`, in the order in which they are preferred.
-    pub fn new(devices: Arc<[Device]>) -> Compiler {
-        Compiler { devices }
+    /// A compiler for `devices`, in the order in which they are preferred; `balance` lets estimated cost override it.
+    pub fn new(devices: Arc<[Device]>, balance: bool) -> Compiler {
+        Compiler { devices, balance }
     }
 
     /// The devices' names, by number.
@@ -64,7 +65,12 @@ impl Compiler {
     pub fn plan(&self, graph: &Graph) -> Result<Planned> {
         let claims = self.claims(graph)?;
         let costs: Vec<DeviceCost> = self.devices.iter().map(|device| device.cost.clone()).collect();
-        let partitions = partition::assign(&Chooser { graph, claims: &claims, devices: &costs })?;
+        let partitions = partition::assign(&Chooser {
+            graph,
+            claims: &claims,
+            devices: &costs,
+            balance: self.balance,
+        })?;
         let (plan, nested) = self.plan_partitions(graph, &partitions).map_err(|error| error.at_stage(Stage::Plan))?;
         Ok(Planned { plan, partitions, nested })
     }

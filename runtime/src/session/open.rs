@@ -62,7 +62,7 @@ struct Opening<'a> {
 impl<'a> Opening<'a> {
     fn new(environment: &Environment, options: &'a SessionOptions) -> Result<Opening<'a>> {
         let devices = environment.open_devices(options)?;
-        let compiler = Compiler::new(devices.clone().into());
+        let compiler = Compiler::new(devices.clone().into(), options.balance);
         Ok(Opening { options, devices, compiler, report: Report::default(), texts: BTreeMap::new() })
     }
 

@@ -58,6 +58,9 @@ pub struct SessionOptions {
     pub optimize: bool,
     /// Fuse operators; off leaves the clean-up rewrites on.
     pub fuse: bool,
+    /// Move groups of nodes to the device where they are estimated to finish first, transfers included. Off: every node
+    /// stays with the first provider that takes it.
+    pub balance: bool,
     /// Sizes for symbolic dimensions of the inputs, by name.
     pub dims: BTreeMap<String, usize>,
     /// Keep a timeline of kernels for [`crate::session::Session::take_timeline`].
@@ -74,6 +77,7 @@ impl Default for SessionOptions {
             threads: None,
             optimize: true,
             fuse: true,
+            balance: true,
             dims: BTreeMap::new(),
             profile: false,
             inspect: false,

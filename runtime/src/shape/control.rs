@@ -181,13 +181,20 @@ fn settle(
             fact.0 = declared.value(*input).ty().cloned();
         }
     }
+    // Each level of nesting multiplies the visits, so inner loops get fewer rounds, and deep ones a single visit.
+    let rounds = ROUNDS.saturating_sub(depth);
+    if rounds == 0 {
+        for state in &mut facts[first..first + count] {
+            state.0 = state.0.as_ref().map(without_shape);
+        }
+    }
     for round in 0.. {
         let results = visit(pass, graph, id, body, facts.clone(), depth)?;
         let mut stable = true;
         for k in 0..count {
             let state = &mut facts[first + k].0;
             let joined = match (&*state, &results[out + k].0) {
-                (Some(a), Some(b)) if round + 1 < ROUNDS => merge::join(a, b),
+                (Some(a), Some(b)) if round + 1 < rounds => merge::join(a, b),
                 (Some(a), Some(b)) => merge::join(a, b).map(|t| if t == *a { t } else { without_shape(&t) }),
                 (None, other) => other.clone(),
                 (Some(a), None) => Some(without_shape(a)),
@@ -197,7 +204,7 @@ fn settle(
                 *state = joined;
             }
         }
-        if stable || round > ROUNDS {
+        if stable || rounds == 0 || round > rounds {
             let states = facts.drain(first..first + count).map(|f| f.0).collect();
             return Ok((states, results));
         }

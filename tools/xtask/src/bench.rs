@@ -27,7 +27,7 @@ pub struct Args {
 /// Prepares the zoo, builds runner, compares, and writes `target/zoo/bench.{md,json}`.
 pub fn run(args: &Args) -> Result<()> {
     let folder = zoo::prepare(args.no_llm)?;
-    let runner = zoo::runner()?;
+    let runner = zoo::runner(zoo::Profile::Release)?;
     let mut script = Command::new(venv::python()?);
     script.arg(place::script("compare_ort.py")).arg(&folder).arg("--runner").arg(runner);
     script.args(["--threads", &args.threads.to_string(), "--seconds", &args.seconds.to_string()]);

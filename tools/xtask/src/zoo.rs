@@ -1,4 +1,4 @@
-//! `cargo xtask zoo`: fetches real models, builds their cases, and checks each through the release build of runner.
+//! `cargo xtask zoo`: fetches real models, builds their cases, and checks each through runner.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,6 +17,9 @@ pub struct Args {
     /// Build the cases and stop
     #[arg(long)]
     prepare: bool,
+    /// Check the development build of runner, which the tests build anyway, instead of the release build
+    #[arg(long)]
+    pub dev: bool,
 }
 
 /// Fetches, builds, checks.
@@ -25,7 +28,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.prepare {
         return Ok(());
     }
-    let runner = runner()?;
+    let runner = runner(if args.dev { Profile::Dev } else { Profile::Release })?;
     let mut test = process::cargo(["test", "--quiet", "--package", "tenon-tests", "--test", "zoo", "--"]);
     test.args(&args.filter).env("TENON_ZOO_CASES", &cases).env("TENON_RUNNER", &runner);
     process::run(&mut test)
@@ -44,8 +47,19 @@ pub fn prepare(no_llm: bool) -> Result<PathBuf> {
     Ok(out)
 }
 
-/// Builds runner as it is shipped and returns its path.
-pub fn runner() -> Result<PathBuf> {
-    process::run(&mut process::cargo(["build", "--release", "--package", "tenon-runner"]))?;
-    Ok(place::target().join("release/runner"))
+/// How a program is built.
+#[derive(Clone, Copy)]
+pub enum Profile {
+    Dev,
+    Release,
+}
+
+/// Builds runner and returns its path.
+pub fn runner(profile: Profile) -> Result<PathBuf> {
+    let (name, folder) = match profile {
+        Profile::Dev => ("dev", "debug"),
+        Profile::Release => ("release", "release"),
+    };
+    process::run(&mut process::cargo(["build", "--profile", name, "--package", "tenon-runner"]))?;
+    Ok(place::target().join(folder).join("runner"))
 }

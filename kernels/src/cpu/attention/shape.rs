@@ -44,8 +44,11 @@ impl HeadStrides {
         if [batch, heads, rows, dim].contains(&0) {
             return Ok(());
         }
-        let end = self.offset(batch - 1, heads - 1, rows - 1).checked_add(dim);
-        if end.is_some_and(|end| end <= len) {
+        let span = |extent: usize, stride: usize| (extent as u128 - 1).saturating_mul(stride as u128);
+        let end = [span(batch, self.batch), span(heads, self.head), span(rows, self.row), dim as u128]
+            .into_iter()
+            .fold(0u128, u128::saturating_add);
+        if end <= len as u128 {
             return Ok(());
         }
         Err(KernelError::shape(format!(
@@ -208,7 +211,7 @@ fn check_output_rows(shape: &AttentionShape, strides: HeadStrides) -> Result<()>
         if stride < span {
             return Err(KernelError::shape(format!("rows of y overlap with {strides:?}")));
         }
-        span = stride * extent;
+        span = stride.saturating_mul(extent);
     }
     Ok(())
 }
@@ -217,12 +220,16 @@ fn check_mask(mask: &Mask<'_>, extents: [usize; 4]) -> Result<()> {
     if extents.contains(&0) {
         return Ok(());
     }
-    let last: usize = extents.iter().zip(mask.strides).map(|(&extent, stride)| (extent - 1) * stride).sum();
+    let spans = extents
+        .iter()
+        .zip(mask.strides)
+        .map(|(&extent, stride)| (extent as u128 - 1).saturating_mul(stride as u128));
+    let last = spans.fold(0u128, u128::saturating_add);
     let len = match mask.data {
         MaskData::Additive(data) => data.len(),
         MaskData::Bool(data) => data.len(),
     };
-    if last < len {
+    if last < len as u128 {
         return Ok(());
     }
     Err(KernelError::shape(format!(

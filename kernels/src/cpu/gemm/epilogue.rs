@@ -38,8 +38,10 @@ impl<'a> Addend<'a> {
         if rows == 0 || cols == 0 {
             return Ok(());
         }
-        let end = (rows - 1) * self.row_stride + (cols - 1) * self.col_stride + offset + 1;
-        if end <= self.data.len() {
+        let span = |extent: usize, stride: usize| (extent as u128 - 1).saturating_mul(stride as u128);
+        let end =
+            span(rows, self.row_stride).saturating_add(span(cols, self.col_stride)) + offset as u128 + 1;
+        if end <= self.data.len() as u128 {
             return Ok(());
         }
         Err(KernelError::shape(format!(

@@ -293,12 +293,8 @@ fn product<A: Float, B: Float, C: Float>(
     }
 }
 
-/// Floats of packed B made at a time when B is not packed beforehand: all of the last cache level's share where rows
-/// of A are many, of the second level where they are few.
+/// Floats of packed B made at a time when B is not packed beforehand.
 const PACK_CHUNK: usize = 4 << 20;
-const SMALL_CHUNK: usize = 96 << 10;
-/// Rows of A up to which chunks are small.
-const FEW_ROWS: usize = 64;
 
 /// Multiplies with a B that was not packed: read in place for very few rows, else packed chunk by chunk.
 fn plain_b<A: Float, B: Float, C: Float>(job: &Job<'_, A, C>, b: &Matrix<'_, B>, b_offset: usize, n: usize) {
@@ -309,8 +305,7 @@ fn plain_b<A: Float, B: Float, C: Float>(job: &Job<'_, A, C>, b: &Matrix<'_, B>,
     }
     let (k, nr) = (job.k, job.params.nr);
     let panel_len = k * nr;
-    let chunk = if job.m <= FEW_ROWS { SMALL_CHUNK * job.ctx.parallel.threads() } else { PACK_CHUNK };
-    let chunk_panels = (chunk / panel_len.max(1)).max(job.ctx.parallel.threads()).max(1);
+    let chunk_panels = (PACK_CHUNK / panel_len.max(1)).max(job.ctx.parallel.threads()).max(1);
     let mut first = 0;
     while first < n {
         let columns = (chunk_panels * nr).min(n - first);

@@ -345,8 +345,17 @@ impl GlobalPool {
     }
 }
 
-/// A sum in eight lanes, so that long planes neither lose precision nor serialise.
+/// Elements that are summed in their own precision; the sums of blocks are added in `f64`.
+const SUM_BLOCK: usize = 512;
+
+/// A sum that neither loses precision on long planes nor serialises.
 fn sum<T: Real>(values: &[T], f: impl Fn(T) -> T) -> T {
+    let blocks = values.chunks(SUM_BLOCK).map(|block| sum_in_lanes(block, &f).to_f64());
+    T::from_f64(blocks.sum())
+}
+
+/// A sum in eight lanes.
+fn sum_in_lanes<T: Real>(values: &[T], f: impl Fn(T) -> T) -> T {
     let mut lanes = [T::ZERO; 8];
     let mut blocks = values.chunks_exact(8);
     for block in &mut blocks {

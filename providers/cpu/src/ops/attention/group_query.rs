@@ -201,7 +201,7 @@ impl GroupQuery {
     ) -> Result<()> {
         let heads = if part == 0 { self.heads } else { self.kv_heads };
         let (start, strides) = self.strides(call, part);
-        let data = &cx.input(if call.packed { 0 } else { part })?.as_slice::<T>()?[start..];
+        let data = cx.input(if call.packed { 0 } else { part })?.as_slice::<T>()?.get(start..).unwrap_or(&[]);
         let norm = if part < 2 { real::load_optional::<f32>(cx, 14 + part)? } else { None };
         let norm = norm.as_ref().map(|norm| norm.as_slice::<f32>()).transpose()?;
         if norm.is_some_and(|norm| norm.len() != call.width) {

@@ -2,6 +2,7 @@
 
 mod bert;
 mod cache;
+mod delta_net;
 mod group_query;
 mod linear;
 mod multi_head;
@@ -11,6 +12,7 @@ mod paged;
 mod plain;
 mod quantized_cache;
 mod rotary;
+mod sparse;
 
 #[cfg(test)]
 mod tests;
@@ -28,4 +30,9 @@ pub const OPERATORS: &[Operator] = &[
     Operator::of("com.microsoft", "PagedAttention", paged::build),
     Operator::of("com.microsoft", "MultiHeadAttention", multi_head::build),
     Operator::of("com.microsoft", "Attention", bert::build),
+    Operator::of("com.microsoft", "QAttention", bert::build_quantized),
+    Operator::of("com.microsoft", "DecoderMaskedMultiHeadAttention", multi_head::build_decoder),
+    Operator::of("com.microsoft", "SparseAttention", sparse::build),
+    Operator::of("com.microsoft", "GatedDeltaNet", delta_net::build),
+    Operator::of("com.microsoft", "LinearAttentionGate", delta_net::build_gate),
 ];

@@ -10,7 +10,17 @@ use crate::node::Node;
 use crate::ops::real::{self, Output};
 use crate::tensor::{DType, Tensor};
 
+/// Input positions that differ between the operators.
+#[derive(Clone, Copy)]
+struct Inputs {
+    bias: usize,
+    mask: usize,
+    attention_bias: usize,
+    past: usize,
+}
+
 struct MultiHead {
+    inputs: Inputs,
     heads: usize,
     scale: Option<f32>,
     filter: f32,
@@ -27,11 +37,27 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
             "MultiHeadAttention has no kernel for shared cache buffers or beams",
         ));
     }
+    of(node, Inputs { bias: 3, mask: 4, attention_bias: 5, past: 6 })
+}
+
+/// DecoderMaskedMultiHeadAttention: one query row, the same products over other input positions.
+pub fn build_decoder(node: &Node) -> Result<Box<dyn Kernel>> {
+    real::check(node.input_dtype(0))?;
+    if node.flag("past_present_share_buffer", false)? || (7..10).any(|index| node.has_input(index)) {
+        return Err(OpError::unsupported(
+            "DecoderMaskedMultiHeadAttention has no kernel for shared cache buffers or beams",
+        ));
+    }
+    of(node, Inputs { bias: 10, mask: 3, attention_bias: 4, past: 5 })
+}
+
+fn of(node: &Node, inputs: Inputs) -> Result<Box<dyn Kernel>> {
     let heads = node.required_int("num_heads")?;
     if heads < 1 {
         return Err(OpError::invalid(format!("num_heads is {heads}, expected at least 1")));
     }
     Ok(Box::new(MultiHead {
+        inputs,
         heads: heads as usize,
         scale: node.optional_float("scale")?.filter(|&scale| scale != 0.0),
         filter: node.float("mask_filter_value", -10000.0)?,
@@ -61,12 +87,12 @@ impl Kernel for MultiHead {
                 q.width, k.width, k.rows, v.rows
             )));
         }
-        let past = cx.optional(6).zip(cx.optional(7));
+        let past = cx.optional(self.inputs.past).zip(cx.optional(self.inputs.past + 1));
         let past_len = past.map_or(0, |(key, _)| key.dims().get(2).copied().unwrap_or(0));
         let total = past_len + k.rows;
         let mut joined = Vec::with_capacity(2);
         for (index, part) in [(1, &k), (2, &v)] {
-            let past = real::load_optional::<f32>(cx, 5 + index)?;
+            let past = real::load_optional::<f32>(cx, self.inputs.past + index - 1)?;
             if let Some(past) = &past
                 && past.dims() != [batch, self.heads, past_len, part.width]
             {
@@ -74,7 +100,7 @@ impl Kernel for MultiHead {
             }
             let mut present = Output::new::<f32>(cx, index, dtype, &[batch, self.heads, total, part.width])?;
             let past = past.as_ref().map(|past| past.as_slice::<f32>()).transpose()?;
-            let data = &part.tensor.as_slice::<f32>()?[part.start..];
+            let data = part.tensor.as_slice::<f32>()?.get(part.start..).unwrap_or(&[]);
             let new = NewRows { data, strides: part.strides, count: part.rows };
             join(
                 past.map(|past| (past, past_len)),
@@ -85,11 +111,10 @@ impl Kernel for MultiHead {
             joined.push(present);
         }
         let [key, value] = &mut joined[..] else { return Err(OpError::invalid("key and value are missing")) };
-        let padding = cx
-            .optional(4)
+        let padding = cx.optional(self.inputs.mask)
             .map(|mask| PaddingMask::read(mask, [batch, q.rows, total, past_len]))
             .transpose()?;
-        let bias = real::load_optional::<f32>(cx, 5)?;
+        let bias = real::load_optional::<f32>(cx, self.inputs.attention_bias)?;
         let shape = AttentionShape {
             batch,
             q_heads: self.heads,
@@ -110,7 +135,7 @@ impl Kernel for MultiHead {
         };
         let strides = |width| HeadStrides::heads_first(self.heads, total, width);
         let operands = [
-            (&q.tensor.as_slice::<f32>()?[q.start..], q.strides),
+            (q.tensor.as_slice::<f32>()?.get(q.start..).unwrap_or(&[]), q.strides),
             (&*key.slice::<f32>()?, strides(q.width)),
             (&*value.slice::<f32>()?, strides(v.width)),
         ];
@@ -205,7 +230,7 @@ impl MultiHead {
     /// Adds input 3 (the biases of query, key and value, one after the other). Keys and values that are given as a
     /// cache have theirs already.
     fn apply_bias(&self, cx: &Context<'_>, batch: usize, parts: &mut [Part; 3]) -> Result<()> {
-        let Some(bias) = real::load_optional::<f32>(cx, 3)? else { return Ok(()) };
+        let Some(bias) = real::load_optional::<f32>(cx, self.inputs.bias)? else { return Ok(()) };
         let bias = bias.as_slice::<f32>()?;
         let expected: usize = parts.iter().map(|part| self.heads * part.width).sum();
         if bias.len() != expected {
@@ -219,7 +244,7 @@ impl MultiHead {
                 continue;
             }
             let mut sum = cx.scratch(DType::F32, &[batch, part.rows, self.heads, part.width])?;
-            let source = &part.tensor.as_slice::<f32>()?[part.start..];
+            let source = part.tensor.as_slice::<f32>()?.get(part.start..).unwrap_or(&[]);
             for (row, out) in sum.as_mut_slice::<f32>()?.chunks_exact_mut(part.width.max(1)).enumerate() {
                 let (b, r, h) =
                     (row / (part.rows * self.heads), row / self.heads % part.rows, row % self.heads);

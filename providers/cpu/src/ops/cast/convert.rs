@@ -2,9 +2,8 @@
 //! floats go through f32 or f64 and packed integers through bytes, a chunk at a time, rounded once.
 
 use half::{bf16, f16};
-use tenon_kernels::cpu::Context as Machine;
-use tenon_kernels::cpu::Float;
 use tenon_kernels::cpu::cast::convert_float;
+use tenon_kernels::cpu::{Context as Machine, Float};
 
 use super::minifloat::{self, RoundMode};
 use super::packed;

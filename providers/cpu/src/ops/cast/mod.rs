@@ -162,3 +162,69 @@ pub const OPERATORS: &[Operator] = &[
     Operator::onnx("BitCast", 26, NEWEST, build_bit_cast),
     Operator::onnx("Identity", 1, NEWEST, |_| Ok(Box::new(Identity))),
 ];
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+
+    use super::*;
+    use crate::tensor::Bool;
+    use crate::testing::{blank, node, run, strings, tensor};
+
+    fn cast(input: &Tensor, to: DType) -> Tensor {
+        let attributes = [("to", Attribute::Int(i64::from(to.onnx())))];
+        run(&node("", "Cast", 25, &attributes, 1), &[Some(input.clone())]).unwrap().remove(0)
+    }
+
+    #[test]
+    fn every_numeric_pair_keeps_small_values() {
+        // 1 and 0 are in the range of every type; 1000 elements cross the chunk size and leave a part of a byte.
+        let source: Vec<f32> = (0..1001).map(|i| (i * 7 % 3 % 2) as f32).collect();
+        let source = tensor(&[1001], &source);
+        let numeric = |dtype: &DType| {
+            !matches!(dtype, DType::String | DType::Complex64 | DType::Complex128 | DType::F8E8M0)
+        };
+        for from in DType::ALL.into_iter().filter(numeric) {
+            let a = cast(&source, from);
+            for to in DType::ALL.into_iter().filter(numeric) {
+                let back = cast(&cast(&a, to), DType::F32);
+                assert_eq!(
+                    back.as_slice::<f32>().unwrap(),
+                    source.as_slice::<f32>().unwrap(),
+                    "{from} to {to}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn integers_wrap_and_floats_round_once() {
+        assert_eq!(cast(&tensor(&[2], &[200i16, -1]), DType::I8).as_slice::<i8>().unwrap(), [-56, -1]);
+        assert_eq!(cast(&tensor(&[1], &[-1i32]), DType::U4).as_bytes(), [0x0F]);
+        assert_eq!(
+            cast(&tensor(&[3], &[-7.9f32, 2.5, f32::NAN]), DType::I64).as_slice::<i64>().unwrap(),
+            [-7, 2, 0]
+        );
+        // Between two f16 values, just above the middle: rounding through f32 would land on the tie and go down.
+        let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
+        let half = cast(&tensor(&[1], &[above]), DType::F16);
+        assert_eq!(half.as_slice::<f16>().unwrap(), [f16::from_f32(1.0 + 2f32.powi(-10))]);
+        assert_eq!(
+            cast(&tensor(&[2], &[f32::NAN, 0.0]), DType::Bool).as_slice::<Bool>().unwrap(),
+            [Bool(1), Bool(0)]
+        );
+    }
+
+    #[test]
+    fn strings_become_numbers_or_errors() {
+        let numbers = cast(&strings(&[4], &["1.5", "-INF", " 3e2", "0"]), DType::F32);
+        assert_eq!(numbers.as_slice::<f32>().unwrap(), [1.5, f32::NEG_INFINITY, 300.0, 0.0]);
+        assert_eq!(
+            cast(&tensor(&[2], &[-3i64, 40]), DType::String).as_bytes(),
+            strings(&[2], &["-3", "40"]).as_bytes()
+        );
+        let bad = node("", "Cast", 13, &[("to", Attribute::Int(1))], 1);
+        assert!(run(&bad, &[Some(strings(&[1], &["ten"]))]).is_err());
+        assert!(run(&bad, &[Some(blank(DType::Complex64, &[1]))]).is_err());
+    }
+}

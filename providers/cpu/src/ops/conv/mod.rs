@@ -19,6 +19,7 @@ pub const OPERATORS: &[Operator] = &[
     Operator::of("com.microsoft", "NhwcConv", float::build_nhwc),
     Operator::of("com.microsoft", "NhwcFusedConv", float::build_nhwc),
     Operator::onnx("ConvTranspose", 1, NEWEST, transpose::build),
+    Operator::of("com.microsoft", "ConvTransposeWithDynamicPads", transpose::build_dynamic),
     Operator::onnx("ConvInteger", 10, NEWEST, integer::build_integer),
     Operator::onnx("QLinearConv", 10, NEWEST, integer::build_qlinear),
     Operator::of("com.microsoft", "QLinearConv", integer::build_qlinear),

@@ -24,9 +24,20 @@ struct ConvTranspose {
     output_shape: Vec<i64>,
     auto_pad: AutoPad,
     group: usize,
+    /// Input 2 holds the pads and input 3 the bias.
+    dynamic_pads: bool,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
+    of(node, false)
+}
+
+/// ConvTransposeWithDynamicPads.
+pub fn build_dynamic(node: &Node) -> Result<Box<dyn Kernel>> {
+    of(node, true)
+}
+
+fn of(node: &Node, dynamic_pads: bool) -> Result<Box<dyn Kernel>> {
     real::check(node.input_dtype(0))?;
     let ints = |name: &str| -> Result<Vec<i64>> { Ok(node.ints(name)?.unwrap_or(&[]).to_vec()) };
     Ok(Box::new(ConvTranspose {
@@ -38,6 +49,7 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         output_shape: ints("output_shape")?,
         auto_pad: AutoPad::of(node)?,
         group: group(node)?,
+        dynamic_pads,
     }))
 }
 
@@ -90,7 +102,7 @@ impl Spread for f32 {
 
 impl ConvTranspose {
     /// The window as a convolution from the output back to the input has it.
-    fn geometry(&self, input: &[usize], kernel: &[usize]) -> Result<Geometry> {
+    fn geometry(&self, input: &[usize], kernel: &[usize], pads: &[i64]) -> Result<Geometry> {
         let rank = input.len();
         let expand = |values: &[i64], default: i64, name: &str, least: i64| -> Result<Vec<i64>> {
             if let Some(value) = values.iter().find(|&&value| value < least) {
@@ -109,10 +121,10 @@ impl ConvTranspose {
         let strides = expand(&self.strides, 1, "strides", 1)?;
         let dilations = expand(&self.dilations, 1, "dilations", 1)?;
         let extra = expand(&self.output_padding, 0, "output_padding", 0)?;
-        if !self.pads.is_empty() && self.pads.len() != 2 * rank {
+        if !pads.is_empty() && pads.len() != 2 * rank {
             return Err(OpError::invalid(format!(
                 "attribute 'pads' has {} values, expected {}",
-                self.pads.len(),
+                pads.len(),
                 2 * rank
             )));
         }
@@ -149,8 +161,8 @@ impl ConvTranspose {
                         if self.auto_pad == AutoPad::SameUpper { total / 2 } else { total - total / 2 };
                     (begin, size)
                 }
-                None if self.pads.is_empty() || self.auto_pad == AutoPad::Valid => (0, full),
-                None => (self.pads[axis], full - self.pads[axis] - self.pads[axis + rank]),
+                None if pads.is_empty() || self.auto_pad == AutoPad::Valid => (0, full),
+                None => (pads[axis], full - pads[axis] - pads[axis + rank]),
             };
             if size < 0 {
                 return Err(OpError::invalid(format!(
@@ -168,7 +180,7 @@ impl ConvTranspose {
         let dtype = cx.input(0)?.dtype();
         let x = real::load_input::<T>(cx, 0)?;
         let w = real::load_input::<T>(cx, 1)?;
-        let bias = real::load_optional::<T>(cx, 2)?;
+        let bias = real::load_optional::<T>(cx, if self.dynamic_pads { 3 } else { 2 })?;
         let (x_dims, w_dims) = (x.dims(), w.dims());
         if x_dims.len() < 3
             || x_dims.len() != w_dims.len()
@@ -187,7 +199,11 @@ impl ConvTranspose {
                 self.kernel
             )));
         }
-        let geometry = self.geometry(&x_dims[2..], &w_dims[2..])?;
+        let pads = match cx.optional(2).filter(|_| self.dynamic_pads) {
+            Some(pads) => pads.to_i64s()?.to_vec(),
+            None => self.pads.clone(),
+        };
+        let geometry = self.geometry(&x_dims[2..], &w_dims[2..], &pads)?;
         let (inputs, outputs) = (x_dims[1] / self.group, w_dims[1]);
         let channels = outputs * self.group;
         let dims: Dims = [x_dims[0], channels].into_iter().chain(geometry.input.iter().copied()).collect();

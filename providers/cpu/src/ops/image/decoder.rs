@@ -4,7 +4,8 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageReader};
 
-use crate::error::{OpError, Result};
+use super::jpeg;
+use crate::error::{OpError, OpErrorKind, Result};
 use crate::kernel::{Context, Kernel};
 use crate::node::Node;
 use crate::ops::{NEWEST, Operator};
@@ -69,6 +70,13 @@ fn luma([r, g, b]: [u8; 3]) -> u8 {
 fn decode(stream: &[u8]) -> Result<Pixels> {
     if is_jpeg_2000(stream) {
         return decode_jpeg_2000(stream);
+    }
+    if stream.starts_with(b"\xFF\xD8") {
+        match jpeg::decode(stream) {
+            Ok(jpeg::Image { width, height, rgb }) => return Ok(Pixels { width, height, rgb }),
+            Err(error) if error.kind() == OpErrorKind::Unsupported => {}
+            Err(error) => return Err(error),
+        }
     }
     let invalid =
         |error: &dyn std::fmt::Display| OpError::invalid(format!("cannot decode the image: {error}"));

@@ -6,6 +6,7 @@ pub mod crop;
 pub mod decoder;
 pub mod deform_conv;
 pub mod grid_sample;
+mod jpeg;
 pub mod region;
 pub mod resize;
 pub mod unpool;

@@ -1,5 +1,6 @@
 //! Matrix products: float and integer MatMul and Gemm with their fused forms, quantised products, block-quantised weights.
 
+mod distance;
 mod float;
 mod gemm;
 pub mod geometry;
@@ -25,6 +26,7 @@ pub const OPERATORS: &[Operator] = &[
     Operator::of("com.microsoft", "MatMulIntegerToFloat", integer::build_to_float),
     Operator::of("com.microsoft", "MatMulInteger16", integer::build_integer16),
     Operator::of("com.microsoft", "QGemm", integer::build_qgemm),
+    Operator::of("com.microsoft", "CDist", distance::build),
     Operator::of("com.microsoft", "MatMulNBits", nbits::build_nbits),
     Operator::of("com.microsoft", "MatMulBnb4", nbits::build_bnb4),
 ];

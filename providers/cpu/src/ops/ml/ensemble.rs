@@ -441,3 +441,52 @@ pub const OPERATORS: &[Operator] = &[
     Operator::of(DOMAIN, "TreeEnsembleClassifier", build_classifier),
     Operator::of(DOMAIN, "TreeEnsemble", build_ensemble),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Attribute;
+    use crate::testing::{node, run, tensor};
+
+    /// One tree: feature 0 at most 1 leads to leaf 1, else to leaf 2.
+    fn regressor(children: [i64; 2]) -> Node {
+        let ints = |values: &[i64]| Attribute::Ints(values.to_vec());
+        let modes = ["BRANCH_LEQ", "LEAF", "LEAF"].map(str::to_string).to_vec();
+        node(
+            DOMAIN,
+            "TreeEnsembleRegressor",
+            3,
+            &[
+                ("n_targets", Attribute::Int(1)),
+                ("nodes_treeids", ints(&[0; 3])),
+                ("nodes_nodeids", ints(&[0, 1, 2])),
+                ("nodes_featureids", ints(&[0; 3])),
+                ("nodes_values", Attribute::Floats(vec![1.0, 0.0, 0.0])),
+                ("nodes_modes", Attribute::Strings(modes)),
+                ("nodes_truenodeids", ints(&[children[0], 0, 0])),
+                ("nodes_falsenodeids", ints(&[children[1], 0, 0])),
+                ("nodes_missing_value_tracks_true", ints(&[1, 0, 0])),
+                ("target_treeids", ints(&[0; 2])),
+                ("target_nodeids", ints(&[1, 2])),
+                ("target_ids", ints(&[0; 2])),
+                ("target_weights", Attribute::Floats(vec![10.0, 20.0])),
+            ],
+            1,
+        )
+    }
+
+    #[test]
+    fn rows_reach_the_leaf_of_their_branch() {
+        let x = tensor(&[3, 1], &[1f32, 1.5, f32::NAN]);
+        let y = run(&regressor([1, 2]), &[Some(x)]).unwrap().remove(0);
+        assert_eq!((y.dims(), y.as_slice::<f32>().unwrap()), (&[3, 1][..], &[10.0, 20.0, 10.0][..]));
+    }
+
+    #[test]
+    fn trees_that_loop_or_lead_nowhere_are_errors() {
+        let x = || [Some(tensor(&[1, 1], &[0f32]))];
+        assert!(run(&regressor([0, 2]), &x()).is_err());
+        assert!(run(&regressor([1, 7]), &x()).is_err());
+        assert!(run(&regressor([1, 2]), &[Some(tensor::<f32>(&[1, 0], &[]))]).is_err());
+    }
+}

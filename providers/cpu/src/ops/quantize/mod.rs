@@ -329,3 +329,56 @@ pub const OPERATORS: &[Operator] = &[
     Operator::of("com.microsoft", "QuantizeLinear", build_quantize),
     Operator::of("com.microsoft", "DequantizeLinear", build_dequantize),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Attribute;
+    use crate::testing::{node, run, tensor};
+
+    fn run_one(
+        op_type: &str,
+        version: u32,
+        attributes: &[(&str, Attribute)],
+        inputs: &[Tensor],
+    ) -> Result<Tensor> {
+        let inputs: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
+        run(&node("", op_type, version, attributes, 1), &inputs).map(|mut outputs| outputs.remove(0))
+    }
+
+    #[test]
+    fn packed_blocks_round_trip() {
+        let x: Vec<f32> = (0..15).map(|i| (i % 7) as f32 - 3.0).collect();
+        let attributes = [
+            ("axis", Attribute::Int(1)),
+            ("block_size", Attribute::Int(2)),
+            ("output_dtype", Attribute::Int(i64::from(DType::I4.onnx()))),
+        ];
+        let scale = tensor(&[3, 3], &[1f32, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0, 0.5, 1.0]);
+        let q = run_one("QuantizeLinear", 21, &attributes, &[tensor(&[3, 5], &x), scale.clone()]).unwrap();
+        assert_eq!((q.dtype(), q.as_bytes().len()), (DType::I4, 8));
+        let y = run_one("DequantizeLinear", 21, &attributes[..2], &[q, scale]).unwrap();
+        assert_eq!(y.as_slice::<f32>().unwrap(), x);
+    }
+
+    #[test]
+    fn zero_points_give_the_type_of_the_result() {
+        let half = |value: f32| f16::from_f32(value);
+        let x = tensor(&[1], &[half(1.0)]);
+        let q =
+            run_one("QuantizeLinear", 19, &[], &[x, tensor(&[], &[half(1.0 / 3.0)]), tensor(&[], &[128u8])]);
+        assert_eq!(q.unwrap().as_slice::<u8>().unwrap(), [131]);
+    }
+
+    #[test]
+    fn scales_that_do_not_fit_are_errors() {
+        let x = tensor(&[2, 3], &[0f32; 6]);
+        for scale in [tensor(&[2], &[1f32; 2]), tensor(&[2, 2], &[1f32; 4])] {
+            assert!(
+                run_one("QuantizeLinear", 21, &[("axis", Attribute::Int(1))], &[x.clone(), scale]).is_err()
+            );
+        }
+        let zeros = [x, tensor(&[3], &[1f32; 3]), tensor(&[2], &[0u8; 2])];
+        assert!(run_one("QuantizeLinear", 13, &[], &zeros).is_err());
+    }
+}

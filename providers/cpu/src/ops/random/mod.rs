@@ -45,7 +45,7 @@ struct Dropout {
     /// From the attribute; `None`: input 1, or 1/2.
     ratio: Option<f32>,
     seed: Seed,
-    /// Only opset 1 and 6 without `is_test` train from an attribute.
+    /// Never before opset 12, where models are run for inference; `None`: input 2.
     training: Option<bool>,
 }
 
@@ -208,11 +208,7 @@ impl Kernel for Multinomial {
 
 fn build_dropout(node: &Node) -> Result<Box<dyn Kernel>> {
     let from_input = node.version >= 12;
-    let training = match node.version {
-        ..7 => Some(!node.flag("is_test", false)?),
-        7..12 => Some(false),
-        _ => None,
-    };
+    let training = if from_input { None } else { Some(false) };
     let ratio = if from_input { None } else { Some(node.float("ratio", 0.5)?) };
     Ok(Box::new(Dropout { ratio, seed: Seed::of(node)?, training }))
 }

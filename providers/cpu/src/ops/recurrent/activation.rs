@@ -2,6 +2,7 @@
 
 use tenon_kernels::cpu::Features;
 
+use super::rational;
 use crate::error::{OpError, Result};
 use crate::node::Node;
 use crate::ops::epilogue::{Activate, Activation};
@@ -10,6 +11,10 @@ use crate::ops::epilogue::{Activate, Activation};
 #[derive(Clone, Copy, Debug)]
 pub enum CellActivation {
     Plain(Activation),
+    /// The sigmoid of quantised cells; see [`rational`].
+    RationalSigmoid,
+    /// The tanh of quantised cells; see [`rational`].
+    RationalTanh,
     /// `alpha * tanh(beta * x)`.
     ScaledTanh {
         alpha: f32,
@@ -22,12 +27,29 @@ impl CellActivation {
     pub fn apply<T: Activate>(self, features: Features, values: &mut [T]) {
         match self {
             CellActivation::Plain(activation) => T::activate(features, activation, values),
+            CellActivation::RationalSigmoid => map(values, rational::sigmoid),
+            CellActivation::RationalTanh => map(values, rational::tanh),
             CellActivation::ScaledTanh { alpha, beta } => {
                 T::activate(features, Activation::Affine { alpha: beta, beta: 0.0 }, values);
                 T::activate(features, Activation::Tanh, values);
                 T::activate(features, Activation::Affine { alpha, beta: 0.0 }, values);
             }
         }
+    }
+}
+
+fn map<T: Activate>(values: &mut [T], f: impl Fn(f32) -> f32) {
+    for value in values {
+        *value = T::from_f64(f64::from(f(value.to_f64() as f32)));
+    }
+}
+
+/// What a quantised cell applies in place of `activation`.
+pub fn quantized(activation: CellActivation) -> CellActivation {
+    match activation {
+        CellActivation::Plain(Activation::Sigmoid) => CellActivation::RationalSigmoid,
+        CellActivation::Plain(Activation::Tanh) => CellActivation::RationalTanh,
+        other => other,
     }
 }
 

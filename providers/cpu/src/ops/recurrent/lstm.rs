@@ -38,7 +38,10 @@ impl Lstm {
     fn of(node: &Node, quantized: bool) -> Result<Lstm> {
         real::check(node.input_dtype(0))?;
         let layer = Layer::of(node)?;
-        let activations = activation::read(node, layer.directions(), &["Sigmoid", "Tanh", "Tanh"])?;
+        let mut activations = activation::read(node, layer.directions(), &["Sigmoid", "Tanh", "Tanh"])?;
+        if quantized {
+            activations.iter_mut().for_each(|a| *a = activation::quantized(*a));
+        }
         let coupled = node.flag("input_forget", false)?;
         Ok(Lstm { layer, activations, coupled, quantized, single: OnceLock::new(), double: OnceLock::new() })
     }
@@ -151,7 +154,7 @@ impl Lstm {
     fn run_typed<T: Dense + Activate>(&self, cx: &mut Context<'_>, packed: &Packed<T>) -> Result<()> {
         let hidden = packed.hidden_size;
         let directions = self.layer.directions();
-        let mut bias = None;
+        let mut bias: Option<Vec<T>> = None;
         if let Some(tensor) = cx.optional(3) {
             let values = real::to_vec::<T>(tensor)?;
             if values.len() != directions * 8 * hidden {
@@ -168,12 +171,14 @@ impl Lstm {
                 return Err(OpError::invalid(format!("the peepholes have shape {:?}", tensor.dims())));
             }
         }
+        let late_bias = if self.quantized { bias.take() } else { None };
         let cells: Vec<LstmCell<'_, T>> = (0..directions)
             .map(|direction| LstmCell {
                 layer: &self.layer,
                 activations: &self.activations[direction * 3..][..3],
                 coupled: self.coupled,
                 hidden: &*packed.directions[direction].hidden[0],
+                late_bias: late_bias.as_ref().map(|b: &Vec<T>| &b[direction * 4 * hidden..][..4 * hidden]),
                 peepholes: if peepholes.is_empty() {
                     None
                 } else {
@@ -193,6 +198,8 @@ struct LstmCell<'a, T> {
     activations: &'a [CellActivation],
     coupled: bool,
     hidden: &'a dyn Projection<T>,
+    /// The bias where it is added after both products, in the order that quantised models were made with.
+    late_bias: Option<&'a [T]>,
     /// Weights from the cell state to the input, output and forget gates.
     peepholes: Option<&'a [T]>,
     units: usize,

@@ -5,6 +5,7 @@ mod frame;
 mod gru;
 mod lstm;
 mod projection;
+mod rational;
 mod simple;
 
 #[cfg(test)]

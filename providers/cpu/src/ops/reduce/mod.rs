@@ -267,3 +267,86 @@ pub const OPERATORS: &[Operator] = &[
     Operator::onnx("ReduceLogSumExp", 1, NEWEST, |node| build(node, Reduce::LogSumExp, 18)),
     Operator::onnx("ReduceSumSquare", 1, NEWEST, |node| build(node, Reduce::SumSquare, 18)),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Attribute;
+    use crate::testing::{node, random, run, tensor};
+
+    fn reduced(
+        op_type: &str,
+        version: u32,
+        attributes: &[(&str, Attribute)],
+        inputs: &[Tensor],
+    ) -> Result<Tensor> {
+        let inputs: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
+        run(&node("", op_type, version, attributes, 1), &inputs).map(|mut outputs| outputs.remove(0))
+    }
+
+    #[test]
+    fn f32_reductions_agree_with_f64() {
+        let x = random(&[3, 7, 2, 33]);
+        let wide: Vec<f64> = x.as_slice::<f32>().unwrap().iter().map(|&v| f64::from(v)).collect();
+        let wide = tensor(&[3, 7, 2, 33], &wide);
+        for op in ["Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSumExp", "SumSquare"] {
+            for axes in [vec![3], vec![0], vec![1, 2], vec![0, 2], vec![-1, 0], vec![]] {
+                let axes = tensor(&[axes.len()], &axes);
+                let name = format!("Reduce{op}");
+                let narrow = reduced(&name, 18, &[], &[x.clone(), axes.clone()]).unwrap();
+                let expected = reduced(&name, 18, &[], &[wide.clone(), axes]).unwrap();
+                assert_eq!(narrow.dims(), expected.dims());
+                let pairs = narrow.as_slice::<f32>().unwrap().iter().zip(expected.as_slice::<f64>().unwrap());
+                for (&y, &e) in pairs {
+                    assert!((f64::from(y) - e).abs() <= 2e-5 * e.abs().max(1.0), "{name}: {y} against {e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_reduces_to_the_neutral_element() {
+        let empty = tensor::<i64>(&[2, 0], &[]);
+        let keep = [("keepdims", Attribute::Int(0)), ("axes", Attribute::Ints(vec![1]))];
+        assert_eq!(
+            reduced("ReduceProd", 13, &keep, &[empty.clone()]).unwrap().as_slice::<i64>().unwrap(),
+            [1, 1]
+        );
+        assert_eq!(
+            reduced("ReduceMax", 13, &keep, &[empty]).unwrap().as_slice::<i64>().unwrap(),
+            [i64::MIN; 2]
+        );
+        let none = [("noop_with_empty_axes", Attribute::Int(1))];
+        let same = reduced("ReduceSumSquare", 18, &none, &[tensor(&[2], &[3i32, -2])]).unwrap();
+        assert_eq!(same.as_slice::<i32>().unwrap(), [9, 4]);
+    }
+
+    #[test]
+    fn wrong_axes_are_errors() {
+        for axes in [vec![2], vec![-3], vec![0, 0]] {
+            let attributes = [("axes", Attribute::Ints(axes))];
+            assert!(reduced("ReduceMean", 13, &attributes, &[random(&[2, 3])]).is_err());
+        }
+    }
+
+    #[test]
+    fn the_last_of_equal_extremes_can_be_asked_for() {
+        let x = tensor(&[2, 4], &[1i32, 5, 5, 0, 7, 7, 7, 7]);
+        for (last, expected) in [(0, [1, 0]), (1, [2, 3])] {
+            let attributes = [("axis", Attribute::Int(-1)), ("select_last_index", Attribute::Int(last))];
+            let y = reduced("ArgMax", 13, &attributes, &[x.clone()]).unwrap();
+            assert_eq!(y.as_slice::<i64>().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn softmax_before_opset_13_flattens() {
+        let x = random(&[2, 3, 4]);
+        let flat = reduced("Softmax", 11, &[("axis", Attribute::Int(1))], &[x.clone()]).unwrap();
+        let rows = reduced("Softmax", 13, &[], &[x.clone().reshaped(&[2, 12]).unwrap()]).unwrap();
+        assert_eq!(flat.as_slice::<f32>().unwrap(), rows.as_slice::<f32>().unwrap());
+        let axis = reduced("Softmax", 13, &[("axis", Attribute::Int(1))], &[x]).unwrap();
+        let sums = reduced("ReduceSum", 11, &[("axes", Attribute::Ints(vec![1]))], &[axis]).unwrap();
+        assert!(sums.as_slice::<f32>().unwrap().iter().all(|sum| (sum - 1.0).abs() < 1e-6));
+    }
+}

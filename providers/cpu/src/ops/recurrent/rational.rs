@@ -1,0 +1,68 @@
+//! Sigmoid and tanh as quotients of polynomials, bit for bit as ONNX Runtime evaluates them.
+//!
+//! A quantised recurrence rounds its state to 8 bits at every step. A last-bit difference before that rounding moves some
+//! states by a whole step and grows to several percent of the output, so the models that were quantised with ONNX Runtime
+//! reproduce their outputs only with its activations. The coefficients are the minimax fits published with Eigen.
+
+/// Coefficients of the odd numerator, highest power first.
+const SIGMOID_NUMERATOR: [f32; 5] =
+    [4.370_310_1e-11, 1.156_273_25e-7, 6.085_749e-5, 8.513_771e-3, 2.482_879_5e-1];
+const SIGMOID_DENOMINATOR: [f32; 6] =
+    [6.102_473_7e-13, 5.761_021_5e-9, 6.291_068e-6, 1.701_988_2e-3, 1.168_176_56e-1, 9.931_519e-1];
+const TANH_NUMERATOR: [f32; 7] = [
+    -2.760_768_4e-16,
+    2.000_188e-13,
+    -8.604_672e-11,
+    5.122_297_3e-8,
+    1.485_722_35e-5,
+    6.372_619_4e-4,
+    4.893_524_6e-3,
+];
+const TANH_DENOMINATOR: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_7e-3, 4.893_525e-3];
+
+/// `1 / (1 + exp(-x))`, within 2e-7.
+pub fn sigmoid(x: f32) -> f32 {
+    let x = x.clamp(-18.0, 18.0);
+    let square = x * x;
+    let quotient = polynomial(&SIGMOID_NUMERATOR, square) * x / polynomial(&SIGMOID_DENOMINATOR, square);
+    (quotient + 0.5).clamp(0.0, 1.0)
+}
+
+/// `tanh(x)`, within 5e-7.
+pub fn tanh(x: f32) -> f32 {
+    let x = x.clamp(-9.0, 9.0);
+    let square = x * x;
+    polynomial(&TANH_NUMERATOR, square) * x / polynomial(&TANH_DENOMINATOR, square)
+}
+
+/// Horner's rule with fused steps. The product of two floats is exact in `f64`, which spares machines without a fused
+/// instruction a library call.
+fn polynomial(coefficients: &[f32], x: f32) -> f32 {
+    let x = f64::from(x);
+    coefficients.iter().skip(1).fold(coefficients[0], |sum, c| (f64::from(sum) * x + f64::from(*c)) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_are_near_the_functions_they_stand_for() {
+        for i in -4000..=4000 {
+            let x = i as f32 * 0.005;
+            let exact = f64::from(x);
+            let error = f64::from(sigmoid(x)) - 1.0 / (1.0 + (-exact).exp());
+            assert!(error.abs() < 2e-7, "sigmoid({x}) is off by {error}");
+            let error = f64::from(tanh(x)) - exact.tanh();
+            assert!(error.abs() < 5e-7, "tanh({x}) is off by {error}");
+        }
+    }
+
+    #[test]
+    fn extremes_saturate_and_nan_stays() {
+        assert!((0.0..1e-7).contains(&sigmoid(f32::NEG_INFINITY)));
+        assert!((1.0 - 1e-7..=1.0).contains(&sigmoid(1e30)));
+        assert!((tanh(f32::INFINITY) - 1.0).abs() < 1e-6);
+        assert!(sigmoid(f32::NAN).is_nan() && tanh(f32::NAN).is_nan());
+    }
+}
