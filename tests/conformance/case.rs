@@ -26,7 +26,8 @@ pub fn find(options: &Options) -> Result<Vec<Case>, String> {
     for kind in folders(&options.cases)? {
         for folder in folders(&kind)? {
             let name = file_name(&folder);
-            let wanted = options.filters.is_empty() || options.filters.iter().any(|f| name.contains(f.as_str()));
+            let wanted =
+                options.filters.is_empty() || options.filters.iter().any(|f| name.contains(f.as_str()));
             if wanted && folder.join("model.onnx").exists() && uses(&folder, &options.ops) {
                 cases.push(Case { kind: file_name(&kind), name, folder });
             }
@@ -36,7 +37,8 @@ pub fn find(options: &Options) -> Result<Vec<Case>, String> {
 }
 
 fn folders(path: &Path) -> Result<Vec<PathBuf>, String> {
-    let entries = std::fs::read_dir(path).map_err(|error| format!("cannot list {}: {error}", path.display()))?;
+    let entries =
+        std::fs::read_dir(path).map_err(|error| format!("cannot list {}: {error}", path.display()))?;
     let mut folders: Vec<PathBuf> =
         entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
     folders.sort();
@@ -73,7 +75,8 @@ pub fn operators(folder: &Path) -> Vec<String> {
 pub fn serve(options: &Options) -> ExitCode {
     let environment = Environment::new();
     let registered = environment.register(tenon_provider_cpu::table());
-    let loaded = registered.and_then(|()| options.library.as_deref().map_or(Ok(()), |path| environment.load_library(path)));
+    let loaded = registered
+        .and_then(|()| options.library.as_deref().map_or(Ok(()), |path| environment.load_library(path)));
     if let Err(error) = loaded {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
@@ -83,7 +86,8 @@ pub fn serve(options: &Options) -> ExitCode {
     }
     for line in std::io::stdin().lock().lines() {
         let Ok(folder) = line else { break };
-        let outcome = catch_unwind(AssertUnwindSafe(|| run(&environment, Path::new(&folder), &options.provider)));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| run(&environment, Path::new(&folder), &options.provider)));
         let answer = match outcome {
             Ok(Ok(())) => "pass".to_string(),
             Ok(Err(reason)) => format!("fail {}", reason.replace('\n', " ")),
@@ -99,20 +103,24 @@ pub fn serve(options: &Options) -> ExitCode {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default().replace('\n', " ")
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
+        .unwrap_or_default()
+        .replace('\n', " ")
 }
 
 fn run(environment: &Environment, folder: &Path, provider: &str) -> Result<(), String> {
     let request = provider.parse().map_err(|error| format!("{error}"))?;
     let options = SessionOptions { providers: vec![request], threads: Some(1), ..SessionOptions::default() };
-    let session = Session::open(environment, &folder.join("model.onnx"), &options).map_err(|error| error.to_string())?;
+    let session = Session::open(environment, &folder.join("model.onnx"), &options)
+        .map_err(|error| error.to_string())?;
     let tolerance = tolerance(folder);
     for set in folders(folder)? {
         let mut inputs = Vec::new();
         for (index, spec) in session.inputs().iter().enumerate() {
             let file = set.join(format!("input_{index}.pb"));
             if file.exists() {
-                let (_, value) = model::read_value(&file, spec.ty.as_ref()).map_err(|error| error.to_string())?;
+                let (_, value) =
+                    model::read_value(&file, spec.ty.as_ref()).map_err(|error| error.to_string())?;
                 inputs.push((spec.name.as_str(), value));
             }
         }
@@ -123,7 +131,8 @@ fn run(environment: &Environment, folder: &Path, provider: &str) -> Result<(), S
                 continue;
             }
             let declared = output.type_info().or(spec.ty.clone());
-            let (_, expected) = model::read_value(&file, declared.as_ref()).map_err(|error| error.to_string())?;
+            let (_, expected) =
+                model::read_value(&file, declared.as_ref()).map_err(|error| error.to_string())?;
             compare(output, &expected, tolerance).map_err(|why| format!("output '{}': {why}", spec.name))?;
         }
     }

@@ -17,11 +17,11 @@ const BF16_RELATIVE: f64 = 1.0 / 64.0;
 pub fn compare(got: &Value, expected: &Value, tolerance: Tolerance) -> Result<(), String> {
     match (got, expected) {
         (Value::Tensor(got), Value::Tensor(expected)) => compare_tensors(got, expected, tolerance),
-        (Value::Sequence(got), Value::Sequence(expected)) if got.len() == expected.len() => got
-            .iter()
-            .zip(expected)
-            .enumerate()
-            .try_for_each(|(i, (g, e))| compare(g, e, tolerance).map_err(|why| format!("item {i}: {why}"))),
+        (Value::Sequence(got), Value::Sequence(expected)) if got.len() == expected.len() => {
+            got.iter().zip(expected).enumerate().try_for_each(|(i, (g, e))| {
+                compare(g, e, tolerance).map_err(|why| format!("item {i}: {why}"))
+            })
+        }
         (Value::Optional(None), Value::Optional(None)) => Ok(()),
         (Value::Optional(Some(got)), Value::Optional(Some(expected))) => compare(got, expected, tolerance),
         (Value::Optional(Some(got)), expected) => compare(got, expected, tolerance),
@@ -80,5 +80,6 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>, String> {
         DType::Complex128 => DType::F64,
         _ => return tensor.to_f64_vec().map_err(|error| error.to_string()),
     };
-    decode_f64(part, tensor.as_bytes(), tensor.len() * 2).ok_or_else(|| "complex elements are cut short".into())
+    decode_f64(part, tensor.as_bytes(), tensor.len() * 2)
+        .ok_or_else(|| "complex elements are cut short".into())
 }

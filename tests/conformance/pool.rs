@@ -84,7 +84,12 @@ impl Drop for Worker {
     }
 }
 
-fn ask(slot: &mut Option<Worker>, arguments: &[String], case: &Case, limit: Duration) -> Result<String, String> {
+fn ask(
+    slot: &mut Option<Worker>,
+    arguments: &[String],
+    case: &Case,
+    limit: Duration,
+) -> Result<String, String> {
     let mut worker = match slot.take() {
         Some(worker) => worker,
         None => Worker::start(arguments)?,
@@ -98,7 +103,8 @@ fn ask(slot: &mut Option<Worker>, arguments: &[String], case: &Case, limit: Dura
         }
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => Err(format!("HANG: no answer within {limit:?}")),
         Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-            let status = worker.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+            let status =
+                worker.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             Err(format!("CRASH: the worker ended with {status}"))
         }
     }

@@ -46,7 +46,12 @@ fn results_do_not_depend_on_where_nodes_run() {
         crossings += usize::from(shares.iter().any(|share| share.name == "scattered" && share.nodes > 0));
         for _ in 0..3 {
             let got = tensor_bytes(&session.run(&[(&name, input.clone())]).unwrap());
-            assert_eq!(got, expected, "seed {seed}\n{}", session.inspect(tenon_runtime::session::Stage::Plan).unwrap());
+            assert_eq!(
+                got,
+                expected,
+                "seed {seed}\n{}",
+                session.inspect(tenon_runtime::session::Stage::Plan).unwrap()
+            );
         }
     }
     assert!(crossings >= 6, "the seeds hardly move any node: {crossings}");

@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tenon_plugin_api::provider::{
-    ClaimSink, CompileRequest, Device, Event, Executable, Host, NoRecording, Provider, RunRequest, Stream, host_memory,
+    ClaimSink, CompileRequest, Device, Event, Executable, Host, NoRecording, Provider, RunRequest, Stream,
+    host_memory,
 };
 use tenon_plugin_api::{
-    DType, DeviceInfo, DeviceKind, Error, GraphView, MemoryInfo, MemoryKind, Options, Result, TensorView, ffi, host,
+    DType, DeviceInfo, DeviceKind, Error, GraphView, MemoryInfo, MemoryKind, Options, Result, TensorView,
+    ffi, host,
 };
 
 /// Set in every device address: no host memory lies there.
@@ -51,7 +53,11 @@ impl Provider for Scattered {
 
     fn open(&self, _index: u32, options: &Options<'_>) -> Result<ScatteredDevice> {
         options.check_keys(&["seed"])?;
-        let seed = options.get("seed").unwrap_or("0").parse().map_err(|_| Error::invalid("seed must be a number"))?;
+        let seed = options
+            .get("seed")
+            .unwrap_or("0")
+            .parse()
+            .map_err(|_| Error::invalid("seed must be a number"))?;
         // SAFETY: the table is the CPU provider's own.
         let cpu = unsafe { host::Provider::new(tenon_provider_cpu::table()) };
         let cpu = cpu.and_then(|cpu| cpu.open(0, &[("threads", "1")])).map_err(as_error)?;
@@ -74,7 +80,8 @@ pub struct ScatteredDevice {
 impl ScatteredDevice {
     /// A coin for each node, from the seed and the node's position.
     fn takes(&self, node: u32) -> bool {
-        let mut x = (u64::from(node) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.seed.wrapping_mul(0xD134_2543_DE82_EF95);
+        let mut x = (u64::from(node) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            ^ self.seed.wrapping_mul(0xD134_2543_DE82_EF95);
         x ^= x >> 29;
         x = x.wrapping_mul(0xBF58_476D_1CE4_E5B9);
         (x >> 40) & 1 == 1
@@ -100,7 +107,8 @@ impl Device for ScatteredDevice {
     fn compile(&self, request: &CompileRequest<'_>) -> Result<Wrapped> {
         // SAFETY: as for claim.
         let graph = unsafe { host::Graph::new(request.graph.raw()) };
-        let args = host::CompileArgs { constants_stay: request.constants_stay, ..host::CompileArgs::new(graph) };
+        let args =
+            host::CompileArgs { constants_stay: request.constants_stay, ..host::CompileArgs::new(graph) };
         Ok(Wrapped(self.cpu.compile(&args).map_err(as_error)?))
     }
 
@@ -249,12 +257,12 @@ impl Executable for Wrapped {
         let inputs: Vec<ffi::Tensor> = request.inputs.iter().map(on_host).collect();
         let mut results: Vec<Late> = Vec::new();
         // SAFETY: the inputs are in host memory and stay there; `keep` gets the list it expects.
-        let ran = unsafe {
-            self.0.run(None, &inputs, (std::ptr::null_mut(), 0), (&raw mut results).cast(), keep)
-        };
+        let ran =
+            unsafe { self.0.run(None, &inputs, (std::ptr::null_mut(), 0), (&raw mut results).cast(), keep) };
         ran.map_err(as_error)?;
         for result in results {
-            let dtype = DType::from_onnx(result.dtype as i32).ok_or_else(|| Error::internal("an unknown type"))?;
+            let dtype =
+                DType::from_onnx(result.dtype as i32).ok_or_else(|| Error::internal("an unknown type"))?;
             let target = request.allocate_output(result.index, dtype, &result.dims, result.len)?;
             if result.len == 0 {
                 continue;

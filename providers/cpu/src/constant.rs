@@ -49,7 +49,9 @@ impl Constant {
     pub fn into_owned(self) -> Constant {
         match self.data {
             Data::Owned(_) => self,
-            Data::Borrowed(data) => Constant { data: Data::Owned(Aligned::copy(self.borrowed_bytes(data))), ..self },
+            Data::Borrowed(data) => {
+                Constant { data: Data::Owned(Aligned::copy(self.borrowed_bytes(data))), ..self }
+            }
         }
     }
 
@@ -114,7 +116,8 @@ struct Aligned {
 
 impl Aligned {
     fn copy(bytes: &[u8]) -> Aligned {
-        let layout = Layout::from_size_align(bytes.len().max(1), ALIGN).expect("a slice's length is a valid size");
+        let layout =
+            Layout::from_size_align(bytes.len().max(1), ALIGN).expect("a slice's length is a valid size");
         // SAFETY: the size is at least 1.
         let data = unsafe { alloc(layout) };
         let Some(data) = NonNull::new(data) else { handle_alloc_error(layout) };

@@ -41,7 +41,11 @@ fn flops(node: &Node) -> f64 {
     let input = |index: usize| node.inputs.get(index).and_then(Option::as_ref);
     let output = node.outputs.first().and_then(Option::as_ref).map_or(0.0, elements);
     let dim = |value: &ValueInfo, index: usize| {
-        value.dims.as_ref().and_then(|dims| dims.get(index).copied().flatten()).map_or(UNKNOWN_DIM, |size| size as f64)
+        value
+            .dims
+            .as_ref()
+            .and_then(|dims| dims.get(index).copied().flatten())
+            .map_or(UNKNOWN_DIM, |size| size as f64)
     };
     match node.op_type.as_str() {
         "MatMul" | "FusedMatMul" | "MatMulInteger" | "QLinearMatMul" | "Gemm" => {

@@ -133,7 +133,9 @@ fn input(view: &TensorView<'_>) -> Result<Tensor> {
     let dims: Dims = view
         .dims()
         .iter()
-        .map(|&dim| usize::try_from(dim).map_err(|_| Error::invalid(format!("an input has the dimension {dim}"))))
+        .map(|&dim| {
+            usize::try_from(dim).map_err(|_| Error::invalid(format!("an input has the dimension {dim}")))
+        })
         .collect::<Result<_>>()?;
     let (dtype, bytes) = (view.dtype(), view.byte_len());
     if dtype != DType::String && crate::tensor::byte_len(dtype, &dims).map_err(to_status)? != bytes {

@@ -147,8 +147,14 @@ impl Executable {
             let start = timed.then(Instant::now);
             memory.step.set(Some(step));
             let inputs = gather(step, slots, &ready.constants, released);
-            let mut cx =
-                Context { inputs, outputs: SmallVec::new(), wanted: step.wanted, pool, machine: &machine, memory: &memory };
+            let mut cx = Context {
+                inputs,
+                outputs: SmallVec::new(),
+                wanted: step.wanted,
+                pool,
+                machine: &machine,
+                memory: &memory,
+            };
             step.kernel.run(&mut cx).map_err(|error| at_node(&step.name, &step.op_type, &error))?;
             let results = cx.outputs;
             memory.store(step, results, slots).map_err(|error| at_node(&step.name, &step.op_type, &error))?;
@@ -171,7 +177,8 @@ impl Executable {
                 }
                 Arg::Absent => None,
             };
-            let tensor = tensor.ok_or_else(|| OpError::invalid(format!("nothing was computed for output {index}")))?;
+            let tensor =
+                tensor.ok_or_else(|| OpError::invalid(format!("nothing was computed for output {index}")))?;
             copy_to(tensor, index, outputs)?;
         }
         Ok(())
@@ -276,12 +283,14 @@ fn compute_once(
     let packed = step.kernel.pack(&Constants { inputs: &inputs, machine }).map_err(located)?;
     inputs.iter_mut().enumerate().filter(|(i, _)| packed.contains(*i)).for_each(|(_, input)| *input = None);
     let memory = Unbound;
-    let mut cx = Context { inputs, outputs: SmallVec::new(), wanted: step.wanted, pool, machine, memory: &memory };
+    let mut cx =
+        Context { inputs, outputs: SmallVec::new(), wanted: step.wanted, pool, machine, memory: &memory };
     step.kernel.run(&mut cx).map_err(located)?;
     for (index, target) in step.targets.iter().enumerate() {
         let Some(number) = target.slot else { continue };
         let result = cx.outputs.get(index).and_then(Option::as_ref);
-        let result = result.ok_or_else(|| located(OpError::invalid(format!("output {index} was not computed"))))?;
+        let result =
+            result.ok_or_else(|| located(OpError::invalid(format!("output {index} was not computed"))))?;
         constants[number as usize] = Some(Constant::copied(result));
     }
     Ok(())
@@ -349,7 +358,8 @@ impl StepOutputs<'_> {
         for (index, target) in step.targets.iter().enumerate() {
             let Some(slot) = target.slot else { continue };
             let result = results.get_mut(index).and_then(Option::take);
-            let result = result.ok_or_else(|| OpError::invalid(format!("output {index} was not computed")))?;
+            let result =
+                result.ok_or_else(|| OpError::invalid(format!("output {index} was not computed")))?;
             if let Some(output) = target.output {
                 self.deliver(output, &result)?;
             }
@@ -368,7 +378,9 @@ impl StepOutputs<'_> {
                 unsafe { std::ptr::copy_nonoverlapping(result.as_ptr(), data, bytes) };
                 Ok(())
             }
-            Some(_) => Err(OpError::invalid("the kernel asked for memory of another size than its result has")),
+            Some(_) => {
+                Err(OpError::invalid("the kernel asked for memory of another size than its result has"))
+            }
         }
     }
 }
@@ -382,7 +394,8 @@ impl OutputMemory for StepOutputs<'_> {
     }
 
     fn allocate(&self, index: usize, dtype: DType, dims: &[usize], bytes: usize) -> Result<*mut u8> {
-        let output = self.graph_output(index).ok_or_else(|| OpError::invalid("not an output of the graph"))?;
+        let output =
+            self.graph_output(index).ok_or_else(|| OpError::invalid("not an output of the graph"))?;
         let data = self.outputs.allocate(output as usize, dtype, dims, bytes)?;
         self.taken.borrow_mut().push((output, data, bytes));
         Ok(data)

@@ -112,7 +112,13 @@ impl<'a> Context<'a> {
     }
 
     /// Like [`Context::output`] for strings, whose size in bytes the shape does not tell.
-    pub fn output_of_bytes(&self, index: usize, dtype: DType, dims: &[usize], bytes: usize) -> Result<Tensor> {
+    pub fn output_of_bytes(
+        &self,
+        index: usize,
+        dtype: DType,
+        dims: &[usize],
+        bytes: usize,
+    ) -> Result<Tensor> {
         if self.memory.is_external(index) {
             let data = self.memory.allocate(index, dtype, dims, bytes)?;
             // SAFETY: the caller promises that memory for this output alone, until the run ends.

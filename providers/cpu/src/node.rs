@@ -170,6 +170,9 @@ impl Node {
     }
 
     fn wrong_kind(&self, name: &str, expected: &str) -> OpError {
-        OpError::invalid(format!("attribute '{name}' must be {expected}, got {:?}", self.attributes.get(name)))
+        OpError::invalid(format!(
+            "attribute '{name}' must be {expected}, got {:?}",
+            self.attributes.get(name)
+        ))
     }
 }

@@ -140,7 +140,8 @@ impl<'a> Compiler<'a> {
         let (mut prologue, mut steps) = (Vec::new(), Vec::new());
         for (position, node) in self.source.nodes.iter().enumerate() {
             let kernel = ops::build(&node.node).map_err(|error| in_node(&node.node, error))?;
-            let runs_once = is_deterministic(&node.node) && node.inputs.iter().flatten().all(|&v| self.is_constant(v));
+            let runs_once =
+                is_deterministic(&node.node) && node.inputs.iter().flatten().all(|&v| self.is_constant(v));
             let step = self.step(position, node, kernel, runs_once)?;
             if runs_once { prologue.push(step) } else { steps.push(step) }
         }
@@ -172,13 +173,21 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn step(&mut self, position: usize, node: &SourceNode, kernel: Box<dyn Kernel>, once: bool) -> Result<Step> {
+    fn step(
+        &mut self,
+        position: usize,
+        node: &SourceNode,
+        kernel: Box<dyn Kernel>,
+        once: bool,
+    ) -> Result<Step> {
         let mut args: SmallVec<[Arg; 6]> = SmallVec::with_capacity(node.inputs.len());
         for (index, input) in node.inputs.iter().enumerate() {
             let again = node.inputs[index + 1..].contains(input);
             args.push(match *input {
                 None => Arg::Absent,
-                Some(value) => self.argument(value, self.last_use[value] == Some(position) && !again, &node.node)?,
+                Some(value) => {
+                    self.argument(value, self.last_use[value] == Some(position) && !again, &node.node)?
+                }
             });
         }
         for arg in &args {
@@ -205,7 +214,14 @@ impl<'a> Compiler<'a> {
             });
             targets.push(Target { slot, output: None });
         }
-        Ok(Step { kernel, name: node.node.name.clone(), op_type: node.node.op_type.clone(), args, targets, wanted })
+        Ok(Step {
+            kernel,
+            name: node.node.name.clone(),
+            op_type: node.node.op_type.clone(),
+            args,
+            targets,
+            wanted,
+        })
     }
 
     fn take_constant(&mut self) -> Place {
@@ -255,7 +271,11 @@ impl<'a> Compiler<'a> {
             return None;
         }
         // The slot of an output is never given to a later value, so the last writer of the slot is the producer.
-        steps.iter_mut().rev().flat_map(|step| step.targets.iter_mut()).find(|target| target.slot == Some(slot))
+        steps
+            .iter_mut()
+            .rev()
+            .flat_map(|step| step.targets.iter_mut())
+            .find(|target| target.slot == Some(slot))
     }
 }
 
@@ -279,7 +299,13 @@ pub(crate) fn at_node(name: &str, op_type: &str, error: &OpError) -> OpError {
 
 /// False for operators that give other results on each run from the same inputs.
 fn is_deterministic(node: &Node) -> bool {
-    const RANDOM: [&str; 6] =
-        ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"];
+    const RANDOM: [&str; 6] = [
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+    ];
     !RANDOM.contains(&node.op_type.as_str())
 }

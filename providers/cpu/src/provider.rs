@@ -16,8 +16,11 @@ impl Provider for CpuProvider {
     const NAME: &'static str = "cpu";
     const VENDOR: &'static str = "Tenon";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const BUILD_INFO: &'static str =
-        concat!("tenon-provider-cpu ", env!("CARGO_PKG_VERSION"), "; scalar, AVX2 and AVX-512 kernels chosen at run time");
+    const BUILD_INFO: &'static str = concat!(
+        "tenon-provider-cpu ",
+        env!("CARGO_PKG_VERSION"),
+        "; scalar, AVX2 and AVX-512 kernels chosen at run time"
+    );
     const FEATURES: Functions = Functions { released: true, timeline: true, ..Functions::NONE };
 
     type Device = CpuDevice;
@@ -52,7 +55,9 @@ impl Provider for CpuProvider {
         let threads = match options.get("threads") {
             None => 0,
             Some(text) => text.parse().map_err(|_| {
-                Error::invalid(format!("option threads={text}: expected a number, 0 for one thread a processor"))
+                Error::invalid(format!(
+                    "option threads={text}: expected a number, 0 for one thread a processor"
+                ))
             })?,
         };
         Ok(CpuDevice::new(threads))

@@ -13,7 +13,11 @@ pub fn broadcast(a: &[usize], b: &[usize]) -> Result<Dims> {
         dims.push(match (x, y) {
             (1, n) | (n, 1) => n,
             (x, y) if x == y => x,
-            _ => return Err(OpError::invalid(format!("shapes {a:?} and {b:?} do not broadcast: {x} against {y}"))),
+            _ => {
+                return Err(OpError::invalid(format!(
+                    "shapes {a:?} and {b:?} do not broadcast: {x} against {y}"
+                )));
+            }
         });
     }
     Ok(dims)

@@ -29,20 +29,25 @@ pub struct ReadNode {
 pub fn read(graph: GraphView<'_>) -> ReadGraph {
     let mut copies = Vec::new();
     let values: Vec<ValueInfo> = (0..graph.value_count())
-        .map(|index| graph.value(index as u32).map_or_else(ValueInfo::default, |value| describe(value, &mut copies)))
+        .map(|index| {
+            graph.value(index as u32).map_or_else(ValueInfo::default, |value| describe(value, &mut copies))
+        })
         .collect();
     let nodes = graph
         .nodes()
         .map(|view| {
             let inputs = slots(view.inputs());
             let outputs = slots(view.outputs());
-            let info = |slots: &[Option<usize>]| slots.iter().map(|slot| slot.map(|value| values[value].clone())).collect();
+            let info = |slots: &[Option<usize>]| {
+                slots.iter().map(|slot| slot.map(|value| values[value].clone())).collect()
+            };
             let node = node(view, info(&inputs), info(&outputs), &mut copies);
             SourceNode { node, inputs, outputs }
         })
         .collect();
     let indices = |slots: &[u32]| slots.iter().map(|&slot| slot as usize).collect();
-    let is_constant = |index: usize| graph.value(index as u32).and_then(|v| v.constant()).and_then(refer).is_some();
+    let is_constant =
+        |index: usize| graph.value(index as u32).and_then(|v| v.constant()).and_then(refer).is_some();
     let source = Source {
         nodes,
         inputs: indices(graph.inputs()),

@@ -161,7 +161,11 @@ impl Tensor {
     pub fn to_scalar<T: Element>(&self) -> Result<T> {
         match self.as_slice::<T>()? {
             [value] => Ok(*value),
-            other => Err(OpError::invalid(format!("expected one element, got {} (shape {:?})", other.len(), self.dims()))),
+            other => Err(OpError::invalid(format!(
+                "expected one element, got {} (shape {:?})",
+                other.len(),
+                self.dims()
+            ))),
         }
     }
 
@@ -177,7 +181,10 @@ impl Tensor {
     /// The same elements under another shape of the same element count.
     pub fn reshaped(mut self, dims: &[usize]) -> Result<Tensor> {
         if dims.iter().product::<usize>() != self.len() {
-            return Err(OpError::invalid(format!("cannot view shape {:?} as {dims:?}: element counts differ", self.dims())));
+            return Err(OpError::invalid(format!(
+                "cannot view shape {:?} as {dims:?}: element counts differ",
+                self.dims()
+            )));
         }
         self.dims = dims.into();
         Ok(self)
@@ -235,5 +242,7 @@ pub fn byte_len(dtype: DType, dims: &[usize]) -> Result<usize> {
         .try_fold(1usize, |n, &d| n.checked_mul(d))
         .and_then(|n| dtype.byte_len(n))
         .filter(|&bytes| bytes <= isize::MAX as usize / 2)
-        .ok_or_else(|| OpError::invalid(format!("a {dtype} tensor of shape {dims:?} is too large to address")))
+        .ok_or_else(|| {
+            OpError::invalid(format!("a {dtype} tensor of shape {dims:?} is too large to address"))
+        })
 }

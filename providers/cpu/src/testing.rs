@@ -81,7 +81,13 @@ pub fn blank(dtype: DType, dims: &[usize]) -> Tensor {
 }
 
 /// A node of `op_type` at `version` with `outputs` outputs, all wanted; inputs are described when it is run.
-pub fn node(domain: &str, op_type: &str, version: u32, attributes: &[(&str, Attribute)], outputs: usize) -> Node {
+pub fn node(
+    domain: &str,
+    op_type: &str,
+    version: u32,
+    attributes: &[(&str, Attribute)],
+    outputs: usize,
+) -> Node {
     Node {
         name: "test".into(),
         domain: domain.into(),
@@ -107,15 +113,28 @@ pub fn run_with(node: &Node, inputs: &[Option<Tensor>], constant: &[bool]) -> Re
     let node = Node { inputs: inputs.iter().enumerate().map(describe).collect(), ..node.clone() };
     let kernel = ops::build(&node)?;
     let machine = Machine { parallel: &Serial, features: Features::detect() };
-    let constants: Vec<Option<Tensor>> =
-        inputs.iter().enumerate().map(|(i, input)| if is_constant(i) { input.clone() } else { None }).collect();
+    let constants: Vec<Option<Tensor>> = inputs
+        .iter()
+        .enumerate()
+        .map(|(i, input)| if is_constant(i) { input.clone() } else { None })
+        .collect();
     let released = kernel.pack(&Constants { inputs: &constants, machine: &machine })?;
-    let present: SmallVec<[Option<Tensor>; 6]> =
-        inputs.iter().enumerate().map(|(i, input)| if released.contains(i) { None } else { input.clone() }).collect();
+    let present: SmallVec<[Option<Tensor>; 6]> = inputs
+        .iter()
+        .enumerate()
+        .map(|(i, input)| if released.contains(i) { None } else { input.clone() })
+        .collect();
     let pool = POOL.with(Pool::clone);
-    let wanted = node.outputs.iter().enumerate().filter(|(_, o)| o.is_some()).fold(0, |set, (i, _)| set | 1 << i);
-    let mut cx =
-        Context { inputs: present, outputs: SmallVec::new(), wanted, pool: &pool, machine: &machine, memory: &Anywhere };
+    let wanted =
+        node.outputs.iter().enumerate().filter(|(_, o)| o.is_some()).fold(0, |set, (i, _)| set | 1 << i);
+    let mut cx = Context {
+        inputs: present,
+        outputs: SmallVec::new(),
+        wanted,
+        pool: &pool,
+        machine: &machine,
+        memory: &Anywhere,
+    };
     kernel.run(&mut cx)?;
     Ok(cx.outputs.into_iter().flatten().collect())
 }

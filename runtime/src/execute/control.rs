@@ -2,12 +2,12 @@
 
 use smallvec::SmallVec;
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::execute::frame::{Frame, Held};
 use crate::execute::host_op::HostOp;
 use crate::execute::slices;
 use crate::plan::{BodyPlan, HostStep};
-use crate::dtype::DType;
 use crate::tensor::{Tensor, Value};
 
 type Values = SmallVec<[Value; 2]>;
@@ -83,20 +83,23 @@ fn branch(step: &HostStep, inputs: &Inputs, frame: &Frame) -> Result<Values> {
 /// The condition of If and Loop: a bool tensor with one element.
 fn truth(value: &Value) -> Result<bool> {
     match value {
-        Value::Tensor(tensor) if tensor.dtype() == DType::Bool && tensor.len() == 1 => Ok(tensor.as_bytes()[0] != 0),
-        other => Err(Error::invalid_input(format!(
-            "a condition must be one bool, got {}",
-            other.description()
-        ))),
+        Value::Tensor(tensor) if tensor.dtype() == DType::Bool && tensor.len() == 1 => {
+            Ok(tensor.as_bytes()[0] != 0)
+        }
+        other => {
+            Err(Error::invalid_input(format!("a condition must be one bool, got {}", other.description())))
+        }
     }
 }
 
 fn repeat(step: &HostStep, mut inputs: Inputs, frame: &Frame) -> Result<Values> {
     let body = Body::new(step, "body", frame)?;
     let limit = match inputs.first() {
-        Some(Some(Value::Tensor(count))) => {
-            count.to_i64_vec()?.first().copied().ok_or_else(|| Error::invalid_input("the trip count is empty"))?
-        }
+        Some(Some(Value::Tensor(count))) => count
+            .to_i64_vec()?
+            .first()
+            .copied()
+            .ok_or_else(|| Error::invalid_input("the trip count is empty"))?,
         _ => i64::MAX,
     };
     let mut going = match inputs.get(1) {
@@ -128,7 +131,9 @@ fn repeat(step: &HostStep, mut inputs: Inputs, frame: &Frame) -> Result<Values> 
 fn into_tensor(value: Value) -> Result<Tensor> {
     match value {
         Value::Tensor(tensor) => Ok(tensor),
-        other => Err(Error::invalid_input(format!("a scan output must be a tensor, got {}", other.description()))),
+        other => {
+            Err(Error::invalid_input(format!("a scan output must be a tensor, got {}", other.description())))
+        }
     }
 }
 
@@ -191,9 +196,14 @@ fn scan(step: &HostStep, inputs: Inputs, frame: &Frame) -> Result<Values> {
 
 fn scanned_inputs(step: &HostStep, inputs: usize) -> Result<usize> {
     let count = step.attributes.int("num_scan_inputs")?;
-    count.and_then(|count| usize::try_from(count).ok()).filter(|&count| (1..=inputs).contains(&count)).ok_or_else(|| {
-        Error::invalid_model(format!("attribute 'num_scan_inputs' must be between 1 and the {inputs} inputs"))
-    })
+    count
+        .and_then(|count| usize::try_from(count).ok())
+        .filter(|&count| (1..=inputs).contains(&count))
+        .ok_or_else(|| {
+            Error::invalid_model(format!(
+                "attribute 'num_scan_inputs' must be between 1 and the {inputs} inputs"
+            ))
+        })
 }
 
 /// Runs the body over the entries of the last `count` values; the values before them are the state.
@@ -267,14 +277,18 @@ fn scan_batched(step: &HostStep, mut inputs: Inputs, frame: &Frame) -> Result<Va
         output_reversed: vec![false; output_count],
     };
     if shape.input_reversed.len() != count || values.iter().any(|value| value.rank() == 0) {
-        return Err(Error::invalid_input("every input of Scan-8 has a batch dimension, and one direction a scan input"));
+        return Err(Error::invalid_input(
+            "every input of Scan-8 has a batch dimension, and one direction a scan input",
+        ));
     }
     let batch = values[0].dims()[0];
     let mut rows: Vec<Vec<Tensor>> = vec![Vec::new(); state_count + output_count];
     for entry in 0..batch {
-        let mut row = values.iter().map(|value| slices::select(value, 0, entry)).collect::<Result<Vec<_>>>()?;
+        let mut row =
+            values.iter().map(|value| slices::select(value, 0, entry)).collect::<Result<Vec<_>>>()?;
         let full = row[state_count].dims().first().copied().unwrap_or(0);
-        let length = lengths.as_ref().and_then(|all| all.get(entry)).map_or(full, |&length| length.max(0) as usize);
+        let length =
+            lengths.as_ref().and_then(|all| all.get(entry)).map_or(full, |&length| length.max(0) as usize);
         for source in &mut row[state_count..] {
             *source = slices::slice(source, 0, 0, length.min(full))?;
         }
@@ -308,7 +322,9 @@ fn map(step: &HostStep, inputs: &Inputs, frame: &Frame) -> Result<Values> {
     for index in 0..length {
         let entry = |value: &Option<Value>| match value {
             Some(Value::Sequence(items)) => items.get(index).cloned().ok_or_else(|| {
-                Error::invalid_input(format!("the sequences differ in length: one has no item {index} of {length}"))
+                Error::invalid_input(format!(
+                    "the sequences differ in length: one has no item {index} of {length}"
+                ))
             }),
             Some(other) => Ok(other.clone()),
             None => Err(Error::invalid_input("an input of SequenceMap is missing")),

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use smallvec::SmallVec;
 use tenon_plugin_api::host;
 
+use crate::dtype::DType;
 use crate::error::{Error, Result, Stage};
 use crate::execute::{control, run, sequence};
 use crate::graph::Bindings;
 use crate::partition::Place;
 use crate::plan::{self, Action, Plan, Slot, Source};
 use crate::plugin::provider_error;
-use crate::dtype::DType;
 use crate::tensor::{Buffer, Dims, Tensor, Value};
 
 /// Memory of the caller for one output: the run writes there instead of allocating.
@@ -149,7 +149,9 @@ impl Runner {
                 Action::Host(step) if step.bodies.is_empty() => {
                     sequence::run(step, frame).map_err(|error| error.in_node(&step.label))?;
                 }
-                Action::Host(step) => control::run(step, frame).map_err(|error| error.in_node(&step.label))?,
+                Action::Host(step) => {
+                    control::run(step, frame).map_err(|error| error.in_node(&step.label))?
+                }
             }
             for &slot in &step.release {
                 frame.release(slot);
@@ -174,7 +176,10 @@ impl Runner {
 /// Moves a value into the caller's memory unless it was computed there.
 fn bound(value: Value, binding: Binding, number: usize) -> Result<Value> {
     let Value::Tensor(tensor) = &value else {
-        return Err(Error::invalid_input(format!("output {number} is {}, which cannot be bound", value.description())));
+        return Err(Error::invalid_input(format!(
+            "output {number} is {}, which cannot be bound",
+            value.description()
+        )));
     };
     if std::ptr::eq(tensor.as_ptr(), binding.data.as_ptr()) {
         return Ok(value);
@@ -248,14 +253,18 @@ impl Frame {
             return Ok(());
         }
         let bindings = bind(plan, &shapes);
-        let sizes: Vec<Option<usize>> =
-            plan.arena.iter().map(|slot| slot.dtype.byte_len(slot.shape.eval(&bindings)?.iter().product())).collect();
+        let sizes: Vec<Option<usize>> = plan
+            .arena
+            .iter()
+            .map(|slot| slot.dtype.byte_len(slot.shape.eval(&bindings)?.iter().product()))
+            .collect();
         self.arena.layout = vec![None; plan.arena.len()];
         self.arena.blocks.clear();
         let memories: std::collections::BTreeSet<Place> = plan.arena.iter().map(|slot| slot.memory).collect();
         for memory in memories {
-            let members: Vec<usize> =
-                (0..plan.arena.len()).filter(|&i| plan.arena[i].memory == memory && sizes[i].is_some()).collect();
+            let members: Vec<usize> = (0..plan.arena.len())
+                .filter(|&i| plan.arena[i].memory == memory && sizes[i].is_some())
+                .collect();
             let lifetimes: Vec<plan::Lifetime> = members
                 .iter()
                 .map(|&i| plan::Lifetime {
@@ -295,7 +304,12 @@ impl Frame {
     }
 
     /// The device memory planned for an arena slot, when it has room for `bytes`.
-    pub fn arena_device(&self, arena: u32, device: usize, bytes: usize) -> Option<(Arc<host::Memory>, usize)> {
+    pub fn arena_device(
+        &self,
+        arena: u32,
+        device: usize,
+        bytes: usize,
+    ) -> Option<(Arc<host::Memory>, usize)> {
         let (offset, size) = (*self.arena.layout.get(arena as usize)?)?;
         match self.arena.blocks.get(&Place::Device(device))? {
             Block::Device(memory) if bytes <= size => Some((memory.clone(), offset)),

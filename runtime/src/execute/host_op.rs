@@ -59,7 +59,10 @@ impl HostOp {
 pub fn find(graph: &Graph, id: NodeId) -> Option<HostOp> {
     let node = graph.node(id);
     let holds_no_tensor = |index| {
-        matches!(graph.input_type(id, index), Some(TypeInfo::Sequence(_) | TypeInfo::Optional(_) | TypeInfo::Map { .. }))
+        matches!(
+            graph.input_type(id, index),
+            Some(TypeInfo::Sequence(_) | TypeInfo::Optional(_) | TypeInfo::Map { .. })
+        )
     };
     match HostOp::of(node) {
         Some(op) => Some(op),

@@ -7,23 +7,30 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tenon_plugin_api::{ffi, host};
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::execute::frame::{Binding, DeviceTensor, Frame, Held, too_small};
 use crate::partition::Place;
 use crate::plan::{CopyStep, Plan, RunStep, SlotInfo};
 use crate::plugin::provider_error;
-use crate::dtype::DType;
 use crate::tensor::{Buffer, Dims, Tensor, Value};
 
 /// Runs one cluster: its inputs are in its device's memory, its outputs are allocated as their shapes become known.
-pub(super) fn run(plan: &Plan, step: &RunStep, frame: &mut Frame, bindings: &[Option<Binding>]) -> Result<()> {
+pub(super) fn run(
+    plan: &Plan,
+    step: &RunStep,
+    frame: &mut Frame,
+    bindings: &[Option<Binding>],
+) -> Result<()> {
     let mut inputs: SmallVec<[ffi::Tensor; 8]> = SmallVec::with_capacity(step.inputs.len());
     for &slot in &step.inputs {
         inputs.push(match &frame.slots[slot as usize] {
             Held::Host(Value::Tensor(tensor)) => describe(tensor),
             Held::Device(tensor) => describe_device(tensor),
             Held::Host(other) => return Err(not_a_tensor(&plan.slots[slot as usize], other)),
-            Held::Nothing => return Err(Error::internal(format!("'{}' was not computed", plan.slots[slot as usize].name))),
+            Held::Nothing => {
+                return Err(Error::internal(format!("'{}' was not computed", plan.slots[slot as usize].name)));
+            }
         });
     }
     let shares_memory = plan.devices[step.device].cost.shares_host_memory;
@@ -31,10 +38,17 @@ pub(super) fn run(plan: &Plan, step: &RunStep, frame: &mut Frame, bindings: &[Op
         frame.stream(plan, step.device)?;
     }
     // SAFETY: the dims of each input live in the frame.
-    let needed = unsafe { step.executable.workspace_bytes(&inputs) }.map_err(|error| provider_error(&error))?;
+    let needed =
+        unsafe { step.executable.workspace_bytes(&inputs) }.map_err(|error| provider_error(&error))?;
     let workspace = if needed == 0 { None } else { Some(workspace(plan, step.device, needed)?) };
-    let mut allocation =
-        Allocation { plan, step, frame, bindings, made: smallvec::smallvec![None; step.outputs.len()], error: None };
+    let mut allocation = Allocation {
+        plan,
+        step,
+        frame,
+        bindings,
+        made: smallvec::smallvec![None; step.outputs.len()],
+        error: None,
+    };
     let workspace_address = workspace.as_ref().map_or(std::ptr::null_mut(), Workspace::address);
     let stream = allocation.frame.streams[step.device].as_ref().map(std::ptr::from_ref);
     // SAFETY: the stream lives in the frame, which allocating outputs does not touch there.
@@ -42,7 +56,8 @@ pub(super) fn run(plan: &Plan, step: &RunStep, frame: &mut Frame, bindings: &[Op
     let context = (&raw mut allocation).cast::<c_void>();
     // SAFETY: inputs and workspace are valid until the stream is synchronised (they are kept in flight below), and
     // `allocate` gets the context it expects.
-    let result = unsafe { step.executable.run(stream, &inputs, (workspace_address, needed), context, allocate) };
+    let result =
+        unsafe { step.executable.run(stream, &inputs, (workspace_address, needed), context, allocate) };
     let (made, error) = (allocation.made, allocation.error);
     if let Some(error) = error {
         return Err(error);
@@ -57,7 +72,13 @@ pub(super) fn run(plan: &Plan, step: &RunStep, frame: &mut Frame, bindings: &[Op
     }
     if let Some(Workspace::Device(memory)) = workspace {
         let bytes = needed;
-        frame.in_flight.push(Held::Device(DeviceTensor { dtype: DType::U8, dims: Dims::new(), bytes, memory, offset: 0 }));
+        frame.in_flight.push(Held::Device(DeviceTensor {
+            dtype: DType::U8,
+            dims: Dims::new(),
+            bytes,
+            memory,
+            offset: 0,
+        }));
     }
     release_constants(step);
     Ok(())
@@ -197,12 +218,17 @@ unsafe extern "C" fn allocate(
 
 impl Allocation<'_> {
     fn allocate(&mut self, index: u32, dtype: u32, dims: &[i64], bytes: usize) -> Result<*mut u8> {
-        let bad = |what: String| Error::provider(format!("a provider asked for memory of output {index} {what}"));
-        let slot = *self.step.outputs.get(index as usize).ok_or_else(|| bad("which does not exist".into()))?;
+        let bad =
+            |what: String| Error::provider(format!("a provider asked for memory of output {index} {what}"));
+        let slot =
+            *self.step.outputs.get(index as usize).ok_or_else(|| bad("which does not exist".into()))?;
         if self.made[index as usize].is_some() {
             return Err(bad("twice".into()));
         }
-        let dtype = i32::try_from(dtype).ok().and_then(DType::from_onnx).ok_or_else(|| bad("of no known type".into()))?;
+        let dtype = i32::try_from(dtype)
+            .ok()
+            .and_then(DType::from_onnx)
+            .ok_or_else(|| bad("of no known type".into()))?;
         let dims: Dims = dims
             .iter()
             .map(|&dim| usize::try_from(dim).map_err(|_| bad(format!("with the dimension {dim}"))))
@@ -223,7 +249,8 @@ impl Allocation<'_> {
         if dtype == DType::String {
             return host_memory(dtype, dims, bytes);
         }
-        let binding = info.output.and_then(|number| Some((number, self.bindings.get(number as usize).copied()??)));
+        let binding =
+            info.output.and_then(|number| Some((number, self.bindings.get(number as usize).copied()??)));
         if let Some((number, binding)) = binding {
             if bytes > binding.capacity {
                 return Err(too_small(number as usize, bytes, binding.capacity));
@@ -280,11 +307,18 @@ fn host_memory(dtype: DType, dims: Dims, bytes: usize) -> Result<(Made, *mut u8)
 }
 
 /// Copies a value to the memory of another slot.
-pub(super) fn copy(plan: &Plan, step: CopyStep, frame: &mut Frame, bindings: &[Option<Binding>]) -> Result<()> {
+pub(super) fn copy(
+    plan: &Plan,
+    step: CopyStep,
+    frame: &mut Frame,
+    bindings: &[Option<Binding>],
+) -> Result<()> {
     let source = frame.slots[step.from as usize].clone();
     let target = &plan.slots[step.to as usize];
     let copied = match (source, target.memory) {
-        (Held::Host(Value::Tensor(tensor)), Place::Device(device)) => to_device(plan, frame, target, device, &tensor)?,
+        (Held::Host(Value::Tensor(tensor)), Place::Device(device)) => {
+            to_device(plan, frame, target, device, &tensor)?
+        }
         (Held::Host(other), _) => return Err(not_a_tensor(target, &other)),
         (Held::Device(tensor), Place::Host) => from_device(plan, frame, step, &tensor, bindings)?,
         (Held::Device(tensor), Place::Device(device)) => peer(plan, frame, step, device, &tensor)?,
@@ -307,7 +341,13 @@ fn device_memory(
     }
 }
 
-fn to_device(plan: &Plan, frame: &mut Frame, target: &SlotInfo, device: usize, tensor: &Tensor) -> Result<Held> {
+fn to_device(
+    plan: &Plan,
+    frame: &mut Frame,
+    target: &SlotInfo,
+    device: usize,
+    tensor: &Tensor,
+) -> Result<Held> {
     let bytes = tensor.byte_len();
     let (memory, offset) = device_memory(plan, frame, target, device, bytes)?;
     let copied = DeviceTensor { dtype: tensor.dtype(), dims: tensor.dims().into(), bytes, memory, offset };
@@ -364,7 +404,13 @@ fn from_device(
 }
 
 /// Copies between two devices of one provider: the target's stream waits for the source's.
-fn peer(plan: &Plan, frame: &mut Frame, step: CopyStep, device: usize, tensor: &DeviceTensor) -> Result<Held> {
+fn peer(
+    plan: &Plan,
+    frame: &mut Frame,
+    step: CopyStep,
+    device: usize,
+    tensor: &DeviceTensor,
+) -> Result<Held> {
     let Place::Device(from) = plan.slots[step.from as usize].memory else {
         return Err(Error::internal("a device value sits in a host slot"));
     };

@@ -2,13 +2,13 @@
 
 use smallvec::SmallVec;
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::execute::frame::{Frame, Held};
 use crate::execute::host_op::HostOp;
 use crate::execute::slices;
 use crate::graph::{Attribute, Attributes};
 use crate::plan::HostStep;
-use crate::dtype::DType;
 use crate::tensor::{Tensor, Value};
 
 /// Runs one operator without nested graphs.
@@ -69,7 +69,9 @@ fn evaluate(step: &HostStep, inputs: &Inputs) -> Result<Value> {
         }
         HostOp::OptionalGetElement => match required(inputs, 0)? {
             Value::Optional(Some(inner)) => Ok((**inner).clone()),
-            Value::Optional(None) => Err(Error::invalid_input("the optional is empty and has no element to get")),
+            Value::Optional(None) => {
+                Err(Error::invalid_input("the optional is empty and has no element to get"))
+            }
             other => Ok(other.clone()),
         },
         HostOp::Identity => Ok(required(inputs, 0)?.clone()),
@@ -92,7 +94,9 @@ fn required(inputs: &Inputs, index: usize) -> Result<&Value> {
 fn tensor(inputs: &Inputs, index: usize) -> Result<&Tensor> {
     match required(inputs, index)? {
         Value::Tensor(tensor) => Ok(tensor),
-        other => Err(Error::invalid_input(format!("input {index} must be a tensor, got {}", other.description()))),
+        other => {
+            Err(Error::invalid_input(format!("input {index} must be a tensor, got {}", other.description())))
+        }
     }
 }
 
@@ -101,15 +105,24 @@ fn sequence(inputs: &Inputs, index: usize) -> Result<&[Value]> {
         Value::Sequence(items) => Ok(items),
         Value::Optional(Some(inner)) => match &**inner {
             Value::Sequence(items) => Ok(items),
-            other => Err(Error::invalid_input(format!("input {index} must be a sequence, got {}", other.description()))),
+            other => Err(Error::invalid_input(format!(
+                "input {index} must be a sequence, got {}",
+                other.description()
+            ))),
         },
-        other => Err(Error::invalid_input(format!("input {index} must be a sequence, got {}", other.description()))),
+        other => Err(Error::invalid_input(format!(
+            "input {index} must be a sequence, got {}",
+            other.description()
+        ))),
     }
 }
 
 fn scalar(inputs: &Inputs, index: usize) -> Result<i64> {
     let values = tensor(inputs, index)?.to_i64_vec()?;
-    values.first().copied().ok_or_else(|| Error::invalid_input(format!("input {index} must hold one integer")))
+    values
+        .first()
+        .copied()
+        .ok_or_else(|| Error::invalid_input(format!("input {index} must hold one integer")))
 }
 
 /// A possibly negative position in a sequence of `len` items; `len` itself is allowed when inserting.
@@ -133,7 +146,8 @@ fn split(inputs: &Inputs, attributes: &Attributes) -> Result<Value> {
     let mut items = Vec::with_capacity(sizes.len());
     let mut start = 0;
     for len in sizes {
-        let part = if keep { slices::slice(input, axis, start, len)? } else { slices::select(input, axis, start)? };
+        let part =
+            if keep { slices::slice(input, axis, start, len)? } else { slices::select(input, axis, start)? };
         items.push(part.into());
         start += len;
     }
@@ -150,7 +164,9 @@ fn split_sizes(split: &Tensor, size: usize) -> Result<Vec<usize>> {
     if split.rank() > 0 {
         return match wanted.iter().sum::<usize>() == size {
             true => Ok(wanted),
-            false => Err(Error::invalid_input(format!("parts {wanted:?} do not add up to the dimension {size}"))),
+            false => {
+                Err(Error::invalid_input(format!("parts {wanted:?} do not add up to the dimension {size}")))
+            }
         };
     }
     match wanted.first() {
@@ -188,7 +204,9 @@ impl<'a> Labels<'a> {
         match (attributes.get(strings), attributes.get(integers)) {
             (Some(Attribute::Strings(labels)), _) if !labels.is_empty() => Ok(Labels::Strings(labels)),
             (_, Some(Attribute::Ints(labels))) => Ok(Labels::Integers(labels)),
-            _ => Err(Error::invalid_model(format!("one of the attributes '{strings}' and '{integers}' is needed"))),
+            _ => Err(Error::invalid_model(format!(
+                "one of the attributes '{strings}' and '{integers}' is needed"
+            ))),
         }
     }
 
@@ -256,16 +274,22 @@ fn cast_map(inputs: &Inputs, attributes: &Attributes) -> Result<Value> {
     };
     let result = match attributes.string("cast_to")?.unwrap_or("TO_FLOAT") {
         "TO_STRING" => {
-            let cell = |i: usize| texts.as_ref().map_or_else(|| numbers[i].to_string(), |texts| texts[i].to_string());
-            let cells: Vec<String> = (0..width).map(|column| at(column).map(cell).unwrap_or_default()).collect();
+            let cell = |i: usize| {
+                texts.as_ref().map_or_else(|| numbers[i].to_string(), |texts| texts[i].to_string())
+            };
+            let cells: Vec<String> =
+                (0..width).map(|column| at(column).map(cell).unwrap_or_default()).collect();
             Tensor::from_strings(&[1, width], &cells)?
         }
         target => {
-            let cell = |i: usize| texts.as_ref().map_or_else(|| Ok(numbers[i] as f32), |texts| parse(texts[i]));
+            let cell =
+                |i: usize| texts.as_ref().map_or_else(|| Ok(numbers[i] as f32), |texts| parse(texts[i]));
             let cells: Vec<f32> =
                 (0..width).map(|column| at(column).map_or(Ok(0.0), cell)).collect::<Result<_>>()?;
             match target {
-                "TO_INT64" => Tensor::from_slice(&[1, width], &cells.iter().map(|&v| v as i64).collect::<Vec<_>>())?,
+                "TO_INT64" => {
+                    Tensor::from_slice(&[1, width], &cells.iter().map(|&v| v as i64).collect::<Vec<_>>())?
+                }
                 _ => Tensor::from_slice(&[1, width], &cells)?,
             }
         }
@@ -295,7 +319,8 @@ fn vectorize(inputs: &Inputs, attributes: &Attributes) -> Result<Value> {
         .iter()
         .map(|column| column.map_or_else(|| Ok(missing.clone()), |i| slices::slice(values, 0, i, 1)))
         .collect::<Result<_>>()?;
-    let joined = if cells.is_empty() { Tensor::zeros(values.dtype(), &[0])? } else { slices::concat(&cells, 0)? };
+    let joined =
+        if cells.is_empty() { Tensor::zeros(values.dtype(), &[0])? } else { slices::concat(&cells, 0)? };
     let width = joined.len();
     Ok(joined.reshaped(&[1, width])?.into())
 }

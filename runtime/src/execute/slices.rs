@@ -1,7 +1,7 @@
 //! Cutting and joining host tensors along an axis: what Loop, Scan and the sequence operators do with them.
 
-use crate::error::{Error, Result};
 use crate::dtype::DType;
+use crate::error::{Error, Result};
 use crate::tensor::{Buffer, Dims, Tensor, byte_len};
 
 /// Elements of any type as a run of bits: strings are handled apart.
@@ -29,7 +29,9 @@ pub(super) fn axis(axis: i64, rank: usize) -> Result<usize> {
 pub(super) fn slice(tensor: &Tensor, axis: usize, start: usize, len: usize) -> Result<Tensor> {
     let size = tensor.dims()[axis];
     if start.checked_add(len).is_none_or(|end| end > size) {
-        return Err(Error::invalid_input(format!("part {start}..{start}+{len} is outside a dimension of {size}")));
+        return Err(Error::invalid_input(format!(
+            "part {start}..{start}+{len} is outside a dimension of {size}"
+        )));
     }
     let mut dims: Dims = tensor.dims().into();
     dims[axis] = len;
@@ -48,7 +50,8 @@ pub(super) fn select(tensor: &Tensor, axis: usize, index: usize) -> Result<Tenso
 
 /// Joins tensors along `axis`; all other dimensions and the types must agree.
 pub(super) fn concat(tensors: &[Tensor], axis: usize) -> Result<Tensor> {
-    let first = tensors.first().ok_or_else(|| Error::invalid_input("cannot join an empty list of tensors"))?;
+    let first =
+        tensors.first().ok_or_else(|| Error::invalid_input("cannot join an empty list of tensors"))?;
     let mut dims: Dims = first.dims().into();
     if axis >= dims.len() {
         return Err(Error::invalid_input(format!("cannot join tensors of shape {dims:?} along axis {axis}")));
@@ -71,7 +74,8 @@ pub(super) fn concat(tensors: &[Tensor], axis: usize) -> Result<Tensor> {
     }
     let outer = layout(&dims, axis).outer;
     let run = |tensor: &Tensor| tensor.len().checked_div(outer).unwrap_or(0);
-    let runs = (0..outer).flat_map(|o| tensors.iter().map(move |tensor| (tensor, o * run(tensor), run(tensor))));
+    let runs =
+        (0..outer).flat_map(|o| tensors.iter().map(move |tensor| (tensor, o * run(tensor), run(tensor))));
     collect(first.dtype(), &dims, runs)
 }
 
@@ -82,7 +86,9 @@ pub(super) fn stack(tensors: &[Tensor], axis: usize) -> Result<Tensor> {
         .map(|tensor| {
             let mut dims: Dims = tensor.dims().into();
             if axis > dims.len() {
-                return Err(Error::invalid_input(format!("cannot stack tensors of shape {dims:?} along axis {axis}")));
+                return Err(Error::invalid_input(format!(
+                    "cannot stack tensors of shape {dims:?} along axis {axis}"
+                )));
             }
             dims.insert(axis, 1);
             tensor.reshaped(&dims)
@@ -125,7 +131,10 @@ fn copy_bits(from: &[u8], source: usize, to: &mut [u8], target: usize, bits: usi
     }
 }
 
-fn collect_strings<'a>(dims: &[usize], runs: impl Iterator<Item = (&'a Tensor, usize, usize)>) -> Result<Tensor> {
+fn collect_strings<'a>(
+    dims: &[usize],
+    runs: impl Iterator<Item = (&'a Tensor, usize, usize)>,
+) -> Result<Tensor> {
     let mut elements: Vec<&str> = Vec::new();
     for (tensor, first, count) in runs {
         elements.extend(tensor.strings()?.skip(first).take(count));

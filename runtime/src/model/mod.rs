@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message;
 
+pub(crate) use attribute::{attribute_from_proto, kind as attribute_kind, kind_of as attribute_kind_of};
 pub use data::{read_value, value_from_bytes, value_to_bytes, write_value};
 pub use save::{SaveOptions, save, to_proto};
-pub(crate) use attribute::{attribute_from_proto, kind as attribute_kind, kind_of as attribute_kind_of};
 pub(crate) use sparse::densify;
 pub(crate) use tensor::tensor_from_proto;
 pub(crate) use types::type_from_proto;
@@ -213,7 +213,9 @@ impl Resolver<'_> {
             for tensor in attribute.t.as_deref_mut().into_iter().chain(&mut attribute.tensors) {
                 self.tensor(tensor)?;
             }
-            for sparse in attribute.sparse_tensor.as_deref_mut().into_iter().chain(&mut attribute.sparse_tensors) {
+            for sparse in
+                attribute.sparse_tensor.as_deref_mut().into_iter().chain(&mut attribute.sparse_tensors)
+            {
                 self.sparse(sparse)?;
             }
             for graph in attribute.g.as_deref_mut().into_iter().chain(&mut attribute.graphs) {

@@ -163,7 +163,8 @@ impl Chooser<'_> {
                 }
                 targets.sort_unstable();
                 targets.dedup();
-                total += targets.iter().map(|&to| self.transfer(*value, Place::Device(device), to)).sum::<f64>();
+                total +=
+                    targets.iter().map(|&to| self.transfer(*value, Place::Device(device), to)).sum::<f64>();
             }
         }
         total

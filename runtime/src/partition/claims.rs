@@ -56,11 +56,16 @@ pub fn gather(graph: &Graph, devices: &[std::sync::Arc<host::Device>]) -> Result
     let outputs: Vec<_> = graph.output_values().collect();
     let view = GraphView::new(graph, &nodes, graph.inputs(), &outputs);
     for (device, handle) in devices.iter().enumerate() {
-        let answer =
-            handle.claim(view.as_ffi(), "").map_err(|error| provider_error(&error).at_stage(Stage::Partition))?;
+        let answer = handle
+            .claim(view.as_ffi(), "")
+            .map_err(|error| provider_error(&error).at_stage(Stage::Partition))?;
         for (set, cost) in answer.sets {
             let nodes = set.iter().map(|&index| node_at(&nodes, index)).collect::<Result<_>>()?;
-            claims.offers.push(Offer { device, nodes, time_ns: (cost.time_ns >= 0.0).then_some(cost.time_ns) });
+            claims.offers.push(Offer {
+                device,
+                nodes,
+                time_ns: (cost.time_ns >= 0.0).then_some(cost.time_ns),
+            });
         }
         for (index, reason) in answer.declines {
             claims.declines.push(Decline { device, node: node_at(&nodes, index)?, reason });

@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn a_gap_between_placed_buffers_is_used() {
-        let (offsets, total) = pack(&[buffer(0, 9, 2048), buffer(0, 2, 1024), buffer(3, 9, 1024), buffer(4, 5, 256)]);
+        let (offsets, total) =
+            pack(&[buffer(0, 9, 2048), buffer(0, 2, 1024), buffer(3, 9, 1024), buffer(4, 5, 256)]);
         assert_eq!(total, 2048 + 1024 + 256);
         assert_eq!(offsets[1], offsets[2]);
     }

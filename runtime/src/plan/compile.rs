@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex};
 use smallvec::SmallVec;
 use tenon_plugin_api::host;
 
+use crate::dtype::DType;
 use crate::error::{Error, Result, ResultExt, Stage};
 use crate::execute::Runner;
 use crate::execute::host_op;
 use crate::graph::{Graph, NodeId, TensorType, ValueId};
 use crate::partition::{self, Chooser, Cluster, DeviceCost, Partitions, Place};
-use crate::plan::{Action, ArenaSlot, BodyPlan, CopyStep, HostStep, Plan, RunStep, Slot, SlotInfo, Source, Step};
+use crate::plan::{
+    Action, ArenaSlot, BodyPlan, CopyStep, HostStep, Plan, RunStep, Slot, SlotInfo, Source, Step,
+};
 use crate::plugin::{GraphView, provider_error};
-use crate::dtype::DType;
 use crate::tensor::Tensor;
 
 /// A device of a session and what the planner needs to know of it.
@@ -65,19 +67,21 @@ impl Compiler {
     pub fn plan(&self, graph: &Graph) -> Result<Planned> {
         let claims = self.claims(graph)?;
         let costs: Vec<DeviceCost> = self.devices.iter().map(|device| device.cost.clone()).collect();
-        let partitions = partition::assign(&Chooser {
-            graph,
-            claims: &claims,
-            devices: &costs,
-            balance: self.balance,
-        })?;
-        let (plan, nested) = self.plan_partitions(graph, &partitions).map_err(|error| error.at_stage(Stage::Plan))?;
+        let partitions =
+            partition::assign(&Chooser { graph, claims: &claims, devices: &costs, balance: self.balance })?;
+        let (plan, nested) =
+            self.plan_partitions(graph, &partitions).map_err(|error| error.at_stage(Stage::Plan))?;
         Ok(Planned { plan, partitions, nested })
     }
 
-    fn plan_partitions(&self, graph: &Graph, partitions: &Partitions) -> Result<(Plan, Vec<(Graph, Partitions)>)> {
+    fn plan_partitions(
+        &self,
+        graph: &Graph,
+        partitions: &Partitions,
+    ) -> Result<(Plan, Vec<(Graph, Partitions)>)> {
         let mut planner = Planner::new(graph, &self.devices);
-        let inputs: Vec<Slot> = graph.inputs().iter().map(|&value| planner.slot(value, Place::Host)).collect();
+        let inputs: Vec<Slot> =
+            graph.inputs().iter().map(|&value| planner.slot(value, Place::Host)).collect();
         for cluster in &partitions.clusters {
             match cluster.place {
                 Place::Host => cluster.nodes.iter().try_for_each(|&id| planner.host_step(self, id))?,
@@ -128,8 +132,12 @@ impl<'g> Planner<'g> {
         if let Some(&slot) = self.places.get(&(value, memory)) {
             return Ok(slot);
         }
-        let mut held: Vec<(Place, Slot)> =
-            self.places.iter().filter(|((v, _), _)| *v == value).map(|((_, place), &slot)| (*place, slot)).collect();
+        let mut held: Vec<(Place, Slot)> = self
+            .places
+            .iter()
+            .filter(|((v, _), _)| *v == value)
+            .map(|((_, place), &slot)| (*place, slot))
+            .collect();
         held.sort_unstable();
         let Some(&(from_memory, from)) = held.first() else {
             let name = self.graph.value(value).name();
@@ -137,7 +145,9 @@ impl<'g> Planner<'g> {
         };
         // Devices of different providers exchange values through host memory.
         let from = match (from_memory, memory) {
-            (Place::Device(a), Place::Device(b)) if !self.are_peers(a, b) => self.slot_in(value, Place::Host)?,
+            (Place::Device(a), Place::Device(b)) if !self.are_peers(a, b) => {
+                self.slot_in(value, Place::Host)?
+            }
             _ => from,
         };
         let to = self.slot(value, memory);
@@ -204,7 +214,8 @@ impl<'g> Planner<'g> {
                 output_types: output_types(body.graph()),
             });
         }
-        let outputs = node.outputs().iter().map(|output| output.map(|value| self.slot(value, Place::Host))).collect();
+        let outputs =
+            node.outputs().iter().map(|output| output.map(|value| self.slot(value, Place::Host))).collect();
         let (version, attributes) = (node.version, node.attributes.clone());
         let step = HostStep { op, label, version, attributes, inputs, outputs, bodies };
         self.steps.push(Step { action: Action::Host(Box::new(step)), release: SmallVec::new() });
@@ -225,7 +236,11 @@ impl<'g> Planner<'g> {
         let is_read = |slot: &Slot| life[*slot as usize].1.is_some() || is_output(&outputs, *slot);
         Ok(Plan {
             inputs: inputs.into_iter().map(|slot| Some(slot).filter(is_read)).collect(),
-            input_shapes: graph.inputs().iter().map(|&value| graph.value(value).ty()?.shape().cloned()).collect(),
+            input_shapes: graph
+                .inputs()
+                .iter()
+                .map(|&value| graph.value(value).ty()?.shape().cloned())
+                .collect(),
             outputs,
             slots: self.slots,
             steps: self.steps,
@@ -331,7 +346,10 @@ fn touched(action: &Action) -> (Vec<Slot>, Vec<Slot>) {
                 Source::Slot(slot) => Some(*slot),
                 Source::Constant(_) => None,
             };
-            (inputs.chain(captures).filter_map(slot_of).collect(), host.outputs.iter().flatten().copied().collect())
+            (
+                inputs.chain(captures).filter_map(slot_of).collect(),
+                host.outputs.iter().flatten().copied().collect(),
+            )
         }
     }
 }

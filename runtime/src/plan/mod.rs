@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use smallvec::SmallVec;
 use tenon_plugin_api::host;
 
+use crate::dtype::DType;
 use crate::execute::Runner;
 use crate::execute::host_op::HostOp;
 use crate::graph::{Attributes, Shape, TensorType};
 use crate::partition::Place;
-use crate::dtype::DType;
 use crate::tensor::Tensor;
 
 pub use arena::{Lifetime, pack};

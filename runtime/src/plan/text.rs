@@ -39,12 +39,24 @@ impl Plan {
         Ok(())
     }
 
-    fn write_host(&self, f: &mut fmt::Formatter<'_>, number: usize, host: &HostStep, depth: usize) -> fmt::Result {
+    fn write_host(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        number: usize,
+        host: &HostStep,
+        depth: usize,
+    ) -> fmt::Result {
         let pad = "  ".repeat(depth);
         let inputs: Vec<String> = host.inputs.iter().flatten().map(|source| self.source(source)).collect();
         let outputs: Vec<Slot> = host.outputs.iter().flatten().copied().collect();
         let label = &host.label;
-        writeln!(f, "{pad}{number}: {:?} '{label}': {} -> {}", host.op, inputs.join(", "), self.list(&outputs))?;
+        writeln!(
+            f,
+            "{pad}{number}: {:?} '{label}': {} -> {}",
+            host.op,
+            inputs.join(", "),
+            self.list(&outputs)
+        )?;
         for body in &host.bodies {
             let captures: Vec<String> = body.captures.iter().map(|source| self.source(source)).collect();
             writeln!(f, "{pad}   {} captures [{}]", body.attribute, captures.join(", "))?;
@@ -58,7 +70,9 @@ impl Plan {
         let arena = if info.arena.is_some() { " arena" } else { "" };
         match info.memory {
             Place::Host => format!("%{slot}({}{arena})", info.name),
-            Place::Device(device) => format!("%{slot}({}@{}{arena})", info.name, self.devices[device].cost.name),
+            Place::Device(device) => {
+                format!("%{slot}({}@{}{arena})", info.name, self.devices[device].cost.name)
+            }
         }
     }
 

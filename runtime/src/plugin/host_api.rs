@@ -20,7 +20,8 @@ pub fn host_api() -> &'static ffi::HostApi {
 unsafe extern "C" fn log(level: ffi::LogLevel, target: ffi::Str, message: ffi::Str) {
     // SAFETY: the provider passes strings that are valid for the call.
     let (target, message) = unsafe { (target.as_str(), message.as_str()) };
-    let (provider, message) = (target.unwrap_or("provider"), message.unwrap_or("(a message that is not UTF-8)"));
+    let (provider, message) =
+        (target.unwrap_or("provider"), message.unwrap_or("(a message that is not UTF-8)"));
     match level {
         ffi::LOG_ERROR => event!(target: "tenon::provider", Level::ERROR, provider, "{message}"),
         ffi::LOG_WARN => event!(target: "tenon::provider", Level::WARN, provider, "{message}"),

@@ -34,7 +34,10 @@ pub fn load_library(path: &Path) -> Result<LoadedProvider> {
     // SAFETY: the header fixes the signature of this symbol.
     let entry = unsafe { library.get::<ffi::ProviderEntry>(ffi::PROVIDER_ENTRY) };
     let entry = entry.map_err(|_| {
-        failed(format!("it exports no symbol {} and so is no Tenon provider", ffi::PROVIDER_ENTRY.to_string_lossy()))
+        failed(format!(
+            "it exports no symbol {} and so is no Tenon provider",
+            ffi::PROVIDER_ENTRY.to_string_lossy()
+        ))
     })?;
     // SAFETY: the entry takes no arguments and has no side effects; it returns NULL or a table that lives on.
     let table = unsafe { entry() };

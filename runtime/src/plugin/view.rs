@@ -21,7 +21,8 @@ impl<'g> GraphView<'g> {
     /// A view of `nodes`, given in topological order, with the boundary values `inputs` and `outputs`. Constants are
     /// neither inputs nor outputs of nodes; they hang on their values.
     pub fn new(graph: &'g Graph, nodes: &[NodeId], inputs: &[ValueId], outputs: &[ValueId]) -> GraphView<'g> {
-        let mut builder = Builder { graph, storage: Storage::default(), numbers: HashMap::new(), values: Vec::new() };
+        let mut builder =
+            Builder { graph, storage: Storage::default(), numbers: HashMap::new(), values: Vec::new() };
         let inputs: Vec<u32> = inputs.iter().map(|&value| builder.number(value)).collect();
         let nodes: Vec<ffi::Node> = nodes.iter().map(|&id| builder.node(graph.node(id))).collect();
         let outputs: Vec<u32> = outputs.iter().map(|&value| builder.number(value)).collect();
@@ -224,7 +225,8 @@ impl Builder<'_> {
             view.constant = self.tensor(constant);
             view.dtype = constant.dtype() as u32;
             view.rank = constant.rank() as i32;
-            view.dims = keep(&mut self.storage.integers, constant.dims().iter().map(|&dim| dim as i64).collect());
+            view.dims =
+                keep(&mut self.storage.integers, constant.dims().iter().map(|&dim| dim as i64).collect());
         } else if let Some(ty) = value.ty().and_then(|ty| ty.as_tensor()) {
             self.describe(ty, &mut view);
         }

@@ -91,7 +91,11 @@ impl Environment {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known.provider.name() == name)
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|known| known.provider.name() == name)
     }
 
     /// Accelerators before processors, better scores first.
@@ -101,7 +105,10 @@ impl Environment {
         infos.sort_by_key(|info| {
             (info.devices.iter().all(|device| device.kind == DeviceKind::Cpu), std::cmp::Reverse(info.score))
         });
-        infos.into_iter().map(|info| ProviderRequest { name: info.name, ..ProviderRequest::default() }).collect()
+        infos
+            .into_iter()
+            .map(|info| ProviderRequest { name: info.name, ..ProviderRequest::default() })
+            .collect()
     }
 
     fn open(&self, request: &ProviderRequest, options: &SessionOptions) -> Result<Device> {
@@ -111,11 +118,17 @@ impl Environment {
         let Some(known) = providers.iter().find(|known| known.provider.name() == *name) else {
             let names: Vec<&str> = providers.iter().map(|known| known.provider.name()).collect();
             let list = if names.is_empty() { "none is loaded".into() } else { names.join(", ") };
-            return Err(failed(ErrorKind::InvalidInput, format!("no provider is named '{name}'; providers: {list}")));
+            return Err(failed(
+                ErrorKind::InvalidInput,
+                format!("no provider is named '{name}'; providers: {list}"),
+            ));
         };
         let (score, reason) = known.provider.score();
         if score == 0 {
-            return Err(failed(ErrorKind::Provider, format!("provider '{name}' cannot be used here: {reason}")));
+            return Err(failed(
+                ErrorKind::Provider,
+                format!("provider '{name}' cannot be used here: {reason}"),
+            ));
         }
         let threads = options.threads.map(|threads| threads.to_string());
         let mut pairs: Vec<(&str, &str)> =

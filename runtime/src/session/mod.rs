@@ -119,7 +119,9 @@ impl Session {
             Stage::Optimized => Ok(self.graph.to_string()),
             Stage::Plan => Ok(self.runner.plan().to_string()),
             stage => self.texts.get(&stage).cloned().ok_or_else(|| {
-                Error::invalid_input(format!("stage '{stage}' was not kept; open the session with the inspect option"))
+                Error::invalid_input(format!(
+                    "stage '{stage}' was not kept; open the session with the inspect option"
+                ))
             }),
         }
     }

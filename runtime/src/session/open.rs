@@ -12,7 +12,9 @@ use crate::model::{self, Model};
 use crate::optimize;
 use crate::plan::{Compiler, Device, Planned};
 use crate::session::evaluate::DeviceEvaluator;
-use crate::session::{Environment, Report, Session, SessionOptions, Stage, ValueSpec, resolve, start_timelines};
+use crate::session::{
+    Environment, Report, Session, SessionOptions, Stage, ValueSpec, resolve, start_timelines,
+};
 use crate::shape;
 use crate::tensor::Value;
 
@@ -25,7 +27,11 @@ impl Session {
     }
 
     /// Opens a model held in memory. Its external data, if any, is not reachable.
-    pub fn from_bytes(environment: &Environment, bytes: Vec<u8>, options: &SessionOptions) -> Result<Session> {
+    pub fn from_bytes(
+        environment: &Environment,
+        bytes: Vec<u8>,
+        options: &SessionOptions,
+    ) -> Result<Session> {
         let start = Instant::now();
         let model = model::load_bytes(bytes, None, &model::Limits::default())
             .map_err(|error| error.at_stage(ErrorStage::Load))?;
@@ -45,7 +51,8 @@ impl Session {
     ) -> Result<Session> {
         let mut opening = Opening::new(environment, options)?;
         opening.report.stages.push(("load", start.elapsed()));
-        let graph = opening.time("build", |_| graph::build(model)).map_err(|e| e.at_stage(ErrorStage::Graph))?;
+        let graph =
+            opening.time("build", |_| graph::build(model)).map_err(|e| e.at_stage(ErrorStage::Graph))?;
         opening.finish(graph)
     }
 }
@@ -84,7 +91,8 @@ impl<'a> Opening<'a> {
     fn finish(mut self, mut graph: Graph) -> Result<Session> {
         self.keep(Stage::Graph, || graph.to_string());
         let dims = shape::Options { dims: self.options.dims.clone() };
-        self.time("shape", |_| shape::infer(&mut graph, &dims)).map_err(|error| error.at_stage(ErrorStage::Shape))?;
+        self.time("shape", |_| shape::infer(&mut graph, &dims))
+            .map_err(|error| error.at_stage(ErrorStage::Shape))?;
         self.keep(Stage::Shape, || graph.to_string());
         let specs = input_specs(&graph);
         if self.options.optimize {
@@ -114,7 +122,8 @@ impl<'a> Opening<'a> {
     }
 
     fn report_partitions(&mut self, graph: &Graph, planned: &Planned, names: &[String]) {
-        let devices: Vec<String> = self.devices.iter().map(|device| device.handle.info().name.clone()).collect();
+        let devices: Vec<String> =
+            self.devices.iter().map(|device| device.handle.info().name.clone()).collect();
         self.report.add(graph, &planned.partitions, names, &devices, true);
         for (graph, partitions) in &planned.nested {
             self.report.add(graph, partitions, names, &devices, false);

@@ -73,7 +73,14 @@ pub struct Report {
 
 impl Report {
     /// Adds the clusters of one graph; `top` for the model's own graph.
-    pub(super) fn add(&mut self, graph: &Graph, partitions: &Partitions, names: &[String], devices: &[String], top: bool) {
+    pub(super) fn add(
+        &mut self,
+        graph: &Graph,
+        partitions: &Partitions,
+        names: &[String],
+        devices: &[String],
+        top: bool,
+    ) {
         let mut declines: BTreeMap<NodeId, Vec<(String, String)>> = BTreeMap::new();
         for decline in &partitions.declines {
             let name = names.get(decline.device).cloned().unwrap_or_default();
@@ -88,7 +95,12 @@ impl Report {
             let share = match self.providers.iter_mut().find(|share| share.name == provider) {
                 Some(share) => share,
                 None => {
-                    self.providers.push(ProviderShare { name: provider.clone(), device, nodes: 0, partitions: 0 });
+                    self.providers.push(ProviderShare {
+                        name: provider.clone(),
+                        device,
+                        nodes: 0,
+                        partitions: 0,
+                    });
                     self.providers.last_mut().expect("one was just added")
                 }
             };
@@ -118,7 +130,8 @@ pub(super) fn dot(graph: &Graph, report: &Report) -> String {
     }
     for (number, placements) in &clusters {
         let provider = placements.first().map_or("", |placement| placement.provider.as_str());
-        let _ = writeln!(text, "  subgraph cluster_{number} {{\n    label=\"{number}: {}\";", escape(provider));
+        let _ =
+            writeln!(text, "  subgraph cluster_{number} {{\n    label=\"{number}: {}\";", escape(provider));
         for placement in placements {
             let Some(id) = placement.id else { continue };
             let reasons: Vec<String> =

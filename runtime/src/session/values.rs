@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::graph::{Dim, TypeInfo};
 use crate::session::ValueSpec;
-use crate::dtype::DType;
 use crate::tensor::Value;
 
 /// Fills defaults in and checks presence, types and shapes. Equal symbols must have equal sizes.
@@ -17,7 +17,11 @@ pub(super) fn check(
     given: &mut SmallVec<[Option<Value>; 8]>,
 ) -> Result<()> {
     if given.len() > specs.len() {
-        return Err(Error::invalid_input(format!("the model has {} inputs, {} were given", specs.len(), given.len())));
+        return Err(Error::invalid_input(format!(
+            "the model has {} inputs, {} were given",
+            specs.len(),
+            given.len()
+        )));
     }
     given.resize(specs.len(), None);
     let mut symbols: SmallVec<[(&Arc<str>, usize); 8]> = SmallVec::new();
@@ -42,7 +46,9 @@ pub(super) fn check(
 /// Copies a tensor whose bytes are not aligned for its elements, such as one read in place from a file.
 fn align(value: &mut Value) {
     match value {
-        Value::Tensor(tensor) if !tensor.is_aligned(element_alignment(tensor.dtype())) => *tensor = tensor.to_aligned(),
+        Value::Tensor(tensor) if !tensor.is_aligned(element_alignment(tensor.dtype())) => {
+            *tensor = tensor.to_aligned()
+        }
         Value::Tensor(_) => {}
         Value::Sequence(items) => items.iter_mut().for_each(align),
         Value::Optional(inner) => inner.iter_mut().for_each(|inner| align(inner)),
@@ -64,7 +70,11 @@ fn check_type<'a>(
 ) -> Result<()> {
     let bad = |why: String| {
         let expected = spec.ty.as_ref().map_or_else(|| "anything".to_string(), TypeInfo::to_string);
-        Error::invalid_input(format!("input '{}': expected {expected}, got {}{why}", spec.name, value.description()))
+        Error::invalid_input(format!(
+            "input '{}': expected {expected}, got {}{why}",
+            spec.name,
+            value.description()
+        ))
     };
     let (expected, tensor) = match (&spec.ty, value) {
         (None, _) => return Ok(()),
@@ -88,7 +98,9 @@ fn check_type<'a>(
             }
             Dim::Symbol(symbol) => match symbols.iter().find(|(known, _)| *known == symbol) {
                 Some(&(_, known)) if known != size => {
-                    return Err(bad(format!(" (dimension {axis} is '{symbol}', which is {known} in an earlier input)")));
+                    return Err(bad(format!(
+                        " (dimension {axis} is '{symbol}', which is {known} in an earlier input)"
+                    )));
                 }
                 Some(_) => {}
                 None => symbols.push((symbol, size)),

@@ -12,21 +12,21 @@ mod index;
 mod layout;
 mod linear;
 mod matmul;
+mod ml;
 mod moe;
 mod norm;
 mod pool;
 mod quantize;
 mod quantized;
-mod ml;
 mod random;
 mod real;
 mod recurrent;
 mod reduce;
 mod rows;
-mod text;
-mod training;
 mod signal;
 mod spread;
+mod text;
+mod training;
 mod window;
 
 use crate::error::{OpError, Result};
@@ -153,6 +153,9 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
     let domain = if node.domain.is_empty() { "ai.onnx" } else { node.domain.as_str() };
     match find(&node.domain, &node.op_type, node.version) {
         Some(row) => (row.build)(node),
-        None => Err(OpError::unsupported(format!("no CPU kernel for {domain}.{} at opset {}", node.op_type, node.version))),
+        None => Err(OpError::unsupported(format!(
+            "no CPU kernel for {domain}.{} at opset {}",
+            node.op_type, node.version
+        ))),
     }
 }

@@ -124,7 +124,8 @@ impl Form {
     fn check(&self, dims: &[usize], hidden: usize) -> Result<()> {
         if let &[rows, columns] = dims {
             let [q, k, v] = self.sizes(columns);
-            if rows == hidden && q + k + v == columns && q == k && q % self.heads == 0 && v % self.heads == 0 {
+            if rows == hidden && q + k + v == columns && q == k && q % self.heads == 0 && v % self.heads == 0
+            {
                 return Ok(());
             }
         }
@@ -175,8 +176,10 @@ impl Form {
             value,
         );
 
-        let padding =
-            cx.optional(inputs.mask).map(|mask| PaddingMask::read(mask, [batch, rows, total, past_len])).transpose()?;
+        let padding = cx
+            .optional(inputs.mask)
+            .map(|mask| PaddingMask::read(mask, [batch, rows, total, past_len]))
+            .transpose()?;
         let bias = inputs.bias.map(|index| real::load_optional::<f32>(cx, index)).transpose()?.flatten();
         let product = Product {
             shape: AttentionShape {
@@ -265,7 +268,8 @@ impl Kernel for QuantizedAttention {
         let out = projected.as_mut_slice::<f32>()?.iter_mut().zip(sums.as_slice::<i32>()?).enumerate();
         for (index, (out, &sum)) in out {
             let column = index % columns;
-            *out = sum as f32 * (x_scale * w_scale[if w_scale.len() == 1 { 0 } else { column }]) + bias[column];
+            *out =
+                sum as f32 * (x_scale * w_scale[if w_scale.len() == 1 { 0 } else { column }]) + bias[column];
         }
         let inputs = Rest { mask: 5, past: 8, bias: None };
         self.form.attend(cx, DType::F32, projected.as_slice()?, [batch, rows, columns], inputs)

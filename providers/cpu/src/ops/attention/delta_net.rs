@@ -40,13 +40,21 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         "gated" => (true, false),
         "delta" => (false, true),
         "gated_delta" => (true, true),
-        other => return Err(OpError::invalid(format!("update_rule '{other}' is none of linear, gated, delta, gated_delta"))),
+        other => {
+            return Err(OpError::invalid(format!(
+                "update_rule '{other}' is none of linear, gated, delta, gated_delta"
+            )));
+        }
     };
     let gate = match node.string("gate_activation", "none")? {
         "none" => Gate::Plain,
         "softplus" | "qwen" => Gate::Softplus,
         "sigmoid" | "kda" => Gate::Sigmoid,
-        other => return Err(OpError::invalid(format!("gate_activation '{other}' is none of none, softplus, sigmoid"))),
+        other => {
+            return Err(OpError::invalid(format!(
+                "gate_activation '{other}' is none of none, softplus, sigmoid"
+            )));
+        }
     };
     let beta_sigmoid = match node.string("beta_activation", "none")? {
         "none" => false,
@@ -91,14 +99,23 @@ fn normalized(head: &[f32], normalize: bool, out: &mut [f32]) {
 
 impl DeltaNet {
     /// The logarithm of the decay of `heads` heads (`width` values each) of every token.
-    fn decay(&self, cx: &Context<'_>, tokens: usize, heads: usize, dk: usize) -> Result<Option<(Vec<f32>, usize)>> {
+    fn decay(
+        &self,
+        cx: &Context<'_>,
+        tokens: usize,
+        heads: usize,
+        dk: usize,
+    ) -> Result<Option<(Vec<f32>, usize)>> {
         if !self.gated {
             return Ok(None);
         }
         let mut decay = real::to_vec::<f32>(cx.input(4)?)?;
         let width = decay.len() / (tokens * heads).max(1);
         if decay.len() != tokens * heads * width || width != 1 && width != dk {
-            return Err(OpError::invalid(format!("decay has shape {:?} for {tokens} tokens of {heads} heads", cx.input(4)?.dims())));
+            return Err(OpError::invalid(format!(
+                "decay has shape {:?} for {tokens} tokens of {heads} heads",
+                cx.input(4)?.dims()
+            )));
         }
         if self.gate != Gate::Plain {
             let rate = real::to_vec::<f32>(cx.input(7)?)?;
@@ -125,7 +142,10 @@ impl DeltaNet {
         }
         let mut beta = real::to_vec::<f32>(cx.input(5)?)?;
         if beta.len() != tokens * heads {
-            return Err(OpError::invalid(format!("beta has shape {:?} for {tokens} tokens of {heads} heads", cx.input(5)?.dims())));
+            return Err(OpError::invalid(format!(
+                "beta has shape {:?} for {tokens} tokens of {heads} heads",
+                cx.input(5)?.dims()
+            )));
         }
         if self.beta_sigmoid {
             beta.iter_mut().for_each(|beta| *beta = beta.sigmoid());
@@ -134,7 +154,12 @@ impl DeltaNet {
     }
 
     /// First token of each request and the end of the last.
-    fn bounds(cx: &Context<'_>, query: &[usize], tokens: usize, state: Option<&[usize]>) -> Result<Vec<usize>> {
+    fn bounds(
+        cx: &Context<'_>,
+        query: &[usize],
+        tokens: usize,
+        state: Option<&[usize]>,
+    ) -> Result<Vec<usize>> {
         if let Some(bounds) = cx.optional(3) {
             let bounds: Vec<usize> = bounds.to_i64s()?.iter().map(|&bound| bound.max(0) as usize).collect();
             if bounds.first() == Some(&0) && bounds.last() == Some(&tokens) && bounds.is_sorted() {
@@ -166,7 +191,9 @@ impl Kernel for DeltaNet {
             [batch, rows, heads, width] => Some((batch * rows, heads, width)),
             _ => None,
         };
-        let fail = || OpError::invalid(format!("query {:?}, key, value or state do not fit each other", query.dims()));
+        let fail = || {
+            OpError::invalid(format!("query {:?}, key, value or state do not fit each other", query.dims()))
+        };
         let (tokens, parts);
         match (&key, &value) {
             (Some(key), Some(value)) => {
@@ -179,7 +206,9 @@ impl Kernel for DeltaNet {
                 parts = [q, k, v].map(|(_, heads, width)| (0, heads * width, heads, width));
             }
             _ => {
-                let (Some(state), Some(&row)) = (&state_dims, query.dims().last()) else { return Err(fail()) };
+                let (Some(state), Some(&row)) = (&state_dims, query.dims().last()) else {
+                    return Err(fail());
+                };
                 let &[_, v_heads, dv, dk] = &state[..] else { return Err(fail()) };
                 let rest = row.checked_sub(v_heads * dv).ok_or_else(fail)?;
                 if dk == 0 || rest % (2 * dk) != 0 {
@@ -187,7 +216,11 @@ impl Kernel for DeltaNet {
                 }
                 let q_heads = rest / (2 * dk);
                 tokens = query.len() / row.max(1);
-                parts = [(0, row, q_heads, dk), (q_heads * dk, row, q_heads, dk), (2 * q_heads * dk, row, v_heads, dv)];
+                parts = [
+                    (0, row, q_heads, dk),
+                    (q_heads * dk, row, q_heads, dk),
+                    (2 * q_heads * dk, row, v_heads, dv),
+                ];
             }
         }
         let sources = [&query, key.as_ref().unwrap_or(&query), value.as_ref().unwrap_or(&query)];
@@ -208,7 +241,8 @@ impl Kernel for DeltaNet {
         let decay = self.decay(cx, tokens, v.heads, dk)?;
         let beta = self.beta(cx, tokens, v.heads)?;
         let scale = if self.scale == 0.0 { 1.0 / (dk as f32).sqrt() } else { self.scale };
-        let mut y_dims: Vec<usize> = query.dims()[..query.rank() - if key.is_some() { 2 } else { 1 }].to_vec();
+        let mut y_dims: Vec<usize> =
+            query.dims()[..query.rank() - if key.is_some() { 2 } else { 1 }].to_vec();
         y_dims.extend([v.heads, dv]);
         let mut y = Output::new::<f32>(cx, 0, dtype, &y_dims)?;
         let mut last = Output::new::<f32>(cx, 1, DType::F32, &[batch, v.heads, dv, dk])?;

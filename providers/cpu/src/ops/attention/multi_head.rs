@@ -111,7 +111,8 @@ impl Kernel for MultiHead {
             joined.push(present);
         }
         let [key, value] = &mut joined[..] else { return Err(OpError::invalid("key and value are missing")) };
-        let padding = cx.optional(self.inputs.mask)
+        let padding = cx
+            .optional(self.inputs.mask)
             .map(|mask| PaddingMask::read(mask, [batch, q.rows, total, past_len]))
             .transpose()?;
         let bias = real::load_optional::<f32>(cx, self.inputs.attention_bias)?;

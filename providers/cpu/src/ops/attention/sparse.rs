@@ -66,17 +66,24 @@ impl Sparse {
             cx.optional(index).is_none_or(|input| input.dims() == [batch, rows, self.kv_heads * width])
         };
         if hidden % parts != 0 || [cb, ch, cw] != [batch, self.kv_heads, width] || !fits(1) || !fits(2) {
-            return Err(OpError::invalid(format!("the cache or key and value do not fit a query {:?}", query.dims())));
+            return Err(OpError::invalid(format!(
+                "the cache or key and value do not fit a query {:?}",
+                query.dims()
+            )));
         }
         let lengths = cx.input(8)?.to_i64s()?;
         let total = cx.input(7)?.to_i64s()?.first().copied().unwrap_or(0).max(0) as usize;
         if lengths.len() != batch || total > room || total < rows {
-            return Err(OpError::invalid(format!("{total} positions of {rows} new rows do not fit a cache of {room}")));
+            return Err(OpError::invalid(format!(
+                "{total} positions of {rows} new rows do not fit a cache of {room}"
+            )));
         }
         let lengths: Vec<usize> = lengths.iter().map(|&length| (length.max(0) as usize).min(room)).collect();
         // A prompt may be padded at its end; later calls add to what each entry holds.
-        let past: Vec<usize> =
-            lengths.iter().map(|&length| if total == rows { 0 } else { length.saturating_sub(rows) }).collect();
+        let past: Vec<usize> = lengths
+            .iter()
+            .map(|&length| if total == rows { 0 } else { length.saturating_sub(rows) })
+            .collect();
         let angles = if self.rotary {
             Some((real::load_input::<f32>(cx, 9)?, real::load_input::<f32>(cx, 10)?))
         } else {
@@ -84,8 +91,16 @@ impl Sparse {
         };
         if let Some((cos, sin)) = &angles {
             let last = past.iter().max().map_or(0, |past| past + rows);
-            if cos.rank() != 2 || cos.dims() != sin.dims() || 2 * cos.dims()[1] > width || cos.dims()[0] < last {
-                return Err(OpError::invalid(format!("cos {:?} and sin {:?} do not fit", cos.dims(), sin.dims())));
+            if cos.rank() != 2
+                || cos.dims() != sin.dims()
+                || 2 * cos.dims()[1] > width
+                || cos.dims()[0] < last
+            {
+                return Err(OpError::invalid(format!(
+                    "cos {:?} and sin {:?} do not fit",
+                    cos.dims(),
+                    sin.dims()
+                )));
             }
         }
         let turned = |b: usize, row: usize, from: &[T]| -> Result<Vec<f32>> {
@@ -93,7 +108,8 @@ impl Sparse {
             if let Some((cos, sin)) = &angles {
                 let half = cos.dims()[1];
                 let at = (past[b] + row) * half;
-                let (cos, sin) = (&cos.as_slice::<f32>()?[at..][..half], &sin.as_slice::<f32>()?[at..][..half]);
+                let (cos, sin) =
+                    (&cos.as_slice::<f32>()?[at..][..half], &sin.as_slice::<f32>()?[at..][..half]);
                 rotate(&mut head, cos, sin, self.interleaved);
             }
             Ok(head)
@@ -109,7 +125,8 @@ impl Sparse {
             let source = source.as_slice::<T>()?;
             let out = cache.as_mut_slice::<T>()?;
             for index in 0..batch * rows * self.kv_heads {
-                let (b, row, h) = (index / (rows * self.kv_heads), index / self.kv_heads % rows, index % self.kv_heads);
+                let (b, row, h) =
+                    (index / (rows * self.kv_heads), index / self.kv_heads % rows, index % self.kv_heads);
                 let from = &source[((b * rows + row) * heads + first + h) * width..][..width];
                 let to = &mut out[((b * self.kv_heads + h) * room + past[b] + row) * width..][..width];
                 if part == 1 {
@@ -175,12 +192,15 @@ impl Sparse {
         past: &[usize],
     ) -> Result<Vec<u8>> {
         let (row_starts, columns) = (row_indices.to_i64s()?, column_indices.to_i64s()?);
-        let (&[layouts, starts], &[column_layouts, per_layout]) = (row_indices.dims(), column_indices.dims()) else {
+        let (&[layouts, starts], &[column_layouts, per_layout]) = (row_indices.dims(), column_indices.dims())
+        else {
             return Err(OpError::invalid("the block indices have two axes each"));
         };
         let blocks = starts.saturating_sub(1);
         if layouts == 0 || layouts != column_layouts || keys > blocks * self.block {
-            return Err(OpError::invalid(format!("{layouts} layouts of {blocks} blocks do not cover {keys} keys")));
+            return Err(OpError::invalid(format!(
+                "{layouts} layouts of {blocks} blocks do not cover {keys} keys"
+            )));
         }
         let mut mask = vec![0u8; batch * self.heads * rows * keys];
         for (index, line) in mask.chunks_exact_mut(keys.max(1)).enumerate() {

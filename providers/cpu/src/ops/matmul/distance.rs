@@ -30,7 +30,11 @@ impl Distance {
         let dtype = cx.input(0)?.dtype();
         let (a, b) = (real::load_input::<T>(cx, 0)?, real::load_input::<T>(cx, 1)?);
         let (&[m, width], &[n, b_width]) = (a.dims(), b.dims()) else {
-            return Err(OpError::invalid(format!("CDist takes matrices, got {:?} and {:?}", a.dims(), b.dims())));
+            return Err(OpError::invalid(format!(
+                "CDist takes matrices, got {:?} and {:?}",
+                a.dims(),
+                b.dims()
+            )));
         };
         if width != b_width {
             return Err(OpError::invalid(format!("rows of {width} and {b_width} elements have no distance")));

@@ -87,7 +87,11 @@ pub fn pack_float<T: Dense>(
             r.dims()
         )));
     };
-    if hidden_size == 0 || [w_directions, r_directions] != [directions; 2] || w_rows != gates * hidden_size || r_rows != w_rows {
+    if hidden_size == 0
+        || [w_directions, r_directions] != [directions; 2]
+        || w_rows != gates * hidden_size
+        || r_rows != w_rows
+    {
         return Err(OpError::invalid(format!(
             "weight shapes {:?} and {:?} do not fit {directions} directions of {gates} gates",
             w.dims(),

@@ -92,7 +92,10 @@ impl Kernel for Vectorizer {
             [] | [_] => (1, Dims::from_slice(&[self.columns])),
             [rows, _] => (rows, Dims::from_slice(&[rows, self.columns])),
             _ => {
-                return Err(OpError::invalid(format!("expected shape [C] or [N, C], got {:?}", input.dims())));
+                return Err(OpError::invalid(format!(
+                    "expected shape [C] or [N, C], got {:?}",
+                    input.dims()
+                )));
             }
         };
         let mut out = cx.zeroed_output(0, DType::F32, &dims)?;
@@ -120,7 +123,9 @@ fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         "IDF" => Mode::Idf,
         "TFIDF" => Mode::TfIdf,
         other => {
-            return Err(OpError::invalid(format!("attribute 'mode' must be TF, IDF or TFIDF, got '{other}'")));
+            return Err(OpError::invalid(format!(
+                "attribute 'mode' must be TF, IDF or TFIDF, got '{other}'"
+            )));
         }
     };
     let pool: Vec<Vec<u8>> = match (node.strings("pool_strings")?, node.ints("pool_int64s")?) {

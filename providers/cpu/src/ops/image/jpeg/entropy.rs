@@ -167,7 +167,14 @@ impl Scan {
                 let [across, down] = if self.parts.len() == 1 { [1, 1] } else { component.sampling };
                 for (y, x) in (0..down).flat_map(|y| (0..across).map(move |x| (y, x))) {
                     let block = component.block([at[0] * across + x, at[1] * down + y]);
-                    self.decode_block(&mut bits, &mut state, frame.progressive, index, (tables.dc[dc].as_ref(), tables.ac[ac].as_ref()), block)?;
+                    self.decode_block(
+                        &mut bits,
+                        &mut state,
+                        frame.progressive,
+                        index,
+                        (tables.dc[dc].as_ref(), tables.ac[ac].as_ref()),
+                        block,
+                    )?;
                 }
             }
             if bits.is_exhausted() {
@@ -212,7 +219,14 @@ impl Scan {
     }
 
     /// The first bits of the coefficients `first ..= self.last`. `skip` counts blocks that are known to have none.
-    fn decode_run(&self, bits: &mut Bits<'_>, skip: &mut u32, ac: &Huffman, first: usize, block: &mut [i16; 64]) -> Result<()> {
+    fn decode_run(
+        &self,
+        bits: &mut Bits<'_>,
+        skip: &mut u32,
+        ac: &Huffman,
+        first: usize,
+        block: &mut [i16; 64],
+    ) -> Result<()> {
         if *skip > 0 {
             *skip -= 1;
             return Ok(());

@@ -53,8 +53,9 @@ struct Tables {
 
 /// Positions of the coefficients in the order they are coded.
 const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28, 35,
-    42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
+    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
+    46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
 fn broken(what: &str) -> OpError {
@@ -72,12 +73,17 @@ pub fn decode(stream: &[u8]) -> Result<Image> {
             break;
         }
         let length = after.get(..2).map(|b| usize::from(u16::from_be_bytes([b[0], b[1]])));
-        let segment = length.filter(|&n| n >= 2).and_then(|n| after.get(2..n)).ok_or_else(|| broken("it ends inside a segment"))?;
+        let segment = length
+            .filter(|&n| n >= 2)
+            .and_then(|n| after.get(2..n))
+            .ok_or_else(|| broken("it ends inside a segment"))?;
         rest = &after[segment.len() + 2..];
         match marker {
             0xC0..=0xC2 if frame.is_none() => frame = Some(Frame::parse(segment, marker == 0xC2)?),
             0xC4 => tables.parse_huffman(segment)?,
-            0xC0..=0xCF if marker != 0xC8 => return Err(OpError::unsupported("a JPEG coding other than Huffman DCT")),
+            0xC0..=0xCF if marker != 0xC8 => {
+                return Err(OpError::unsupported("a JPEG coding other than Huffman DCT"));
+            }
             0xDB => tables.parse_quantization(segment)?,
             0xDD => tables.restart_interval = usize::from(be16(segment, 0)?),
             0xEE if segment.starts_with(b"Adobe") => tables.adobe_transform = segment.get(11).copied(),
@@ -114,7 +120,8 @@ impl Tables {
         while let [head, rest @ ..] = segment {
             let (wide, index) = (usize::from(head >> 4 != 0), usize::from(head & 15));
             let bytes = rest.get(..64 << wide).ok_or_else(|| broken("a quantization table is too short"))?;
-            let slot = self.quantization.get_mut(index).ok_or_else(|| broken("a table has no such number"))?;
+            let slot =
+                self.quantization.get_mut(index).ok_or_else(|| broken("a table has no such number"))?;
             let mut table = [0; 64];
             for (i, &at) in ZIGZAG.iter().enumerate() {
                 table[usize::from(at)] = if wide == 1 { be16(bytes, 2 * i)? } else { u16::from(bytes[i]) };
@@ -127,11 +134,14 @@ impl Tables {
 
     fn parse_huffman(&mut self, mut segment: &[u8]) -> Result<()> {
         while let [head, rest @ ..] = segment {
-            let (counts, rest) = rest.split_at_checked(16).ok_or_else(|| broken("a Huffman table is too short"))?;
+            let (counts, rest) =
+                rest.split_at_checked(16).ok_or_else(|| broken("a Huffman table is too short"))?;
             let total: usize = counts.iter().map(|&count| usize::from(count)).sum();
-            let (values, rest) = rest.split_at_checked(total).ok_or_else(|| broken("a Huffman table is too short"))?;
+            let (values, rest) =
+                rest.split_at_checked(total).ok_or_else(|| broken("a Huffman table is too short"))?;
             let class = if head >> 4 == 0 { &mut self.dc } else { &mut self.ac };
-            let slot = class.get_mut(usize::from(head & 15)).ok_or_else(|| broken("a table has no such number"))?;
+            let slot =
+                class.get_mut(usize::from(head & 15)).ok_or_else(|| broken("a table has no such number"))?;
             *slot = Some(Huffman::new(counts, values)?);
             segment = rest;
         }
@@ -144,13 +154,17 @@ impl Frame {
         let (height, width) = (usize::from(be16(segment, 1)?), usize::from(be16(segment, 3)?));
         let count = usize::from(*segment.get(5).ok_or_else(|| broken("the frame is too short"))?);
         if segment[0] != 8 || !matches!(count, 1 | 3) {
-            return Err(OpError::unsupported(format!("a JPEG image of {} bits and {count} components", segment[0])));
+            return Err(OpError::unsupported(format!(
+                "a JPEG image of {} bits and {count} components",
+                segment[0]
+            )));
         }
         if width == 0 || height == 0 || width * height > MAX_PIXELS {
             return Err(broken(&format!("its size is {width} x {height}")));
         }
         let specifications = segment.get(6..6 + 3 * count).ok_or_else(|| broken("the frame is too short"))?;
-        let factors = specifications.chunks_exact(3).map(|c| [usize::from(c[1] >> 4), usize::from(c[1] & 15)]);
+        let factors =
+            specifications.chunks_exact(3).map(|c| [usize::from(c[1] >> 4), usize::from(c[1] & 15)]);
         if factors.clone().flatten().any(|factor| !(1..=4).contains(&factor)) {
             return Err(broken("its sampling factors are not 1 to 4"));
         }

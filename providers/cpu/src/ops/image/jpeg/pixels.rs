@@ -153,7 +153,11 @@ fn upsampled(frame: &Frame, component: &Component, plane: Plane) -> Plane {
         let at = |i: usize, x: usize, len: usize| ((x as f64 / ratio[i]) as usize).min(len - 1);
         let pixel = |x: usize, y: usize| plane.row(at(1, y, plane.height))[at(0, x, plane.width)];
         let samples = (0..frame.height).flat_map(|y| (0..frame.width).map(move |x| (x, y)));
-        Plane { width: frame.width, height: frame.height, samples: samples.map(|(x, y)| pixel(x, y)).collect() }
+        Plane {
+            width: frame.width,
+            height: frame.height,
+            samples: samples.map(|(x, y)| pixel(x, y)).collect(),
+        }
     }
 }
 
@@ -161,7 +165,12 @@ fn upsampled(frame: &Frame, component: &Component, plane: Plane) -> Plane {
 fn blended(plane: &Plane, y: usize) -> Vec<i32> {
     let near = y / 2;
     let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(plane.height - 1) };
-    plane.row(near).iter().zip(plane.row(far)).map(|(&near, &far)| 3 * i32::from(near) + i32::from(far)).collect()
+    plane
+        .row(near)
+        .iter()
+        .zip(plane.row(far))
+        .map(|(&near, &far)| 3 * i32::from(near) + i32::from(far))
+        .collect()
 }
 
 /// A row at twice its width, ends repeated. The rounding alternates so that no drift builds up.
