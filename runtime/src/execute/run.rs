@@ -29,7 +29,10 @@ pub(super) fn run(
             Held::Device(tensor) => describe_device(tensor),
             Held::Host(other) => return Err(not_a_tensor(&plan.slots[slot as usize], other)),
             Held::Nothing => {
-                return Err(Error::internal(format!("'{}' was not computed", plan.slots[slot as usize].name)));
+                return Err(Error::internal(format!(
+                    "'{}' was not computed",
+                    plan.slots[slot as usize].name
+                )));
             }
         });
     }

@@ -79,7 +79,7 @@ impl Environment {
         }
     }
 
-    /// Opens the devices that a session asks for, preferred ones first, the CPU last as the fallback.
+    /// Opens the devices that a session asks for, preferred ones first, the fallback last.
     pub(super) fn open_devices(&self, options: &SessionOptions) -> Result<Vec<Device>> {
         let requests = if options.providers.is_empty() { self.usable() } else { options.providers.clone() };
         let mut requests = requests;

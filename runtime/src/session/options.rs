@@ -47,12 +47,12 @@ impl FromStr for ProviderRequest {
 /// How a session is opened.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// In order of preference; empty: every usable provider, best first. The CPU provider is the fallback of any list
+    /// In order of preference; empty: every usable provider, best first. The fallback provider ends any list
     /// unless `strict`.
     pub providers: Vec<ProviderRequest>,
-    /// A node that none of `providers` takes is an error with every reason, instead of running on the CPU.
+    /// A node that none of `providers` takes is an error with every reason, instead of running on the fallback.
     pub strict: bool,
-    /// Threads of the CPU provider; `None`: one a processor.
+    /// Threads of the fallback provider; `None`: one a processor.
     pub threads: Option<usize>,
     /// Rewrite the graph before it is run.
     pub optimize: bool,
@@ -94,7 +94,7 @@ mod tests {
         let request: ProviderRequest = "cuda:1,cache=off, x = y".parse().unwrap();
         assert_eq!((request.name.as_str(), request.device), ("cuda", Some(1)));
         assert_eq!(request.options, [("cache".into(), "off".into()), ("x".into(), "y".into())]);
-        for bad in ["", ":0", "cpu:x", "cpu,threads"] {
+        for bad in ["", ":0", "name:x", "name,threads"] {
             assert!(bad.parse::<ProviderRequest>().is_err(), "{bad}");
         }
     }

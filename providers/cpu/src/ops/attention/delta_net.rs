@@ -172,7 +172,7 @@ impl DeltaNet {
             (_, Some(state)) => state[0],
             _ => 1,
         };
-        if batch == 0 || tokens % batch != 0 {
+        if batch == 0 || !tokens.is_multiple_of(batch) {
             return Err(OpError::invalid(format!("{tokens} tokens do not divide into {batch} requests")));
         }
         Ok((0..=batch).map(|request| request * (tokens / batch)).collect())

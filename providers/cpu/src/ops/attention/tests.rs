@@ -1,3 +1,5 @@
+//! Attention operators against float64 arithmetic: shapes, masks and caches that the suite leaves out.
+
 use crate::node::{Attribute, Node};
 use crate::tensor::{DType, Tensor};
 use crate::testing::{blank, node, random, run, tensor};

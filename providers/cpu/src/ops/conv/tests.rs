@@ -1,3 +1,5 @@
+//! Convolutions against a direct float64 sum: odd shapes, groups, dilations.
+
 use crate::node::{Attribute, Node};
 use crate::tensor::{DType, Tensor};
 use crate::testing::{node, random, run, run_with, tensor};

@@ -1,3 +1,5 @@
+//! Products against float64 sums: shapes, types and quantised forms.
+
 use crate::node::{Attribute, Node};
 use crate::tensor::{DType, Tensor};
 use crate::testing::{blank, node, random, run, run_with, tensor};

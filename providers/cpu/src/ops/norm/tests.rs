@@ -1,3 +1,5 @@
+//! Normalisations against float64 arithmetic.
+
 use crate::node::Attribute;
 use crate::tensor::{DType, Tensor};
 use crate::testing::{node, random, run, tensor};

@@ -230,6 +230,9 @@ impl<T: Dense + Activate> Cell<T> for LstmCell<'_, T> {
             let hidden = &mut state.hidden[entry * units..][..units];
             let cell = &mut state.cell[entry * units..][..units];
             let squashed = &mut scratch[..units];
+            if let Some(bias) = self.late_bias {
+                gates.iter_mut().zip(bias).for_each(|(gate, &bias)| *gate += bias);
+            }
             if let Some(peepholes) = self.peepholes {
                 for unit in 0..units {
                     gates[unit] += peepholes[unit] * cell[unit];

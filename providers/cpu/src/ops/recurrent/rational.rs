@@ -5,8 +5,10 @@
 //! reproduce their outputs only with its activations. The coefficients are the minimax fits published with Eigen.
 
 /// Coefficients of the odd numerator, highest power first.
+#[expect(clippy::excessive_precision, reason = "the digits as published")]
 const SIGMOID_NUMERATOR: [f32; 5] =
     [4.370_310_1e-11, 1.156_273_25e-7, 6.085_749e-5, 8.513_771e-3, 2.482_879_5e-1];
+#[expect(clippy::excessive_precision, reason = "the digits as published")]
 const SIGMOID_DENOMINATOR: [f32; 6] =
     [6.102_473_7e-13, 5.761_021_5e-9, 6.291_068e-6, 1.701_988_2e-3, 1.168_176_56e-1, 9.931_519e-1];
 const TANH_NUMERATOR: [f32; 7] = [

@@ -1,3 +1,5 @@
+//! Recurrent layers against step-by-step float64 arithmetic.
+
 use crate::node::Attribute;
 use crate::tensor::Tensor;
 use crate::testing::{node, random, run, run_with, tensor};

@@ -1,3 +1,5 @@
+//! Resize against the definition: sizes and modes that the suite leaves out.
+
 use crate::error::Result;
 use crate::node::Attribute;
 use crate::tensor::Tensor;
