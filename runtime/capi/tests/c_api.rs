@@ -15,10 +15,11 @@ fn model(name: &str) -> PathBuf {
 
 /// The folder of this test's program, where the build puts the library.
 fn library_folder() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let folder = program.parent().unwrap().to_path_buf();
+    let program = std::env::current_exe().expect("a program knows its path");
+    let folder = program.parent().expect("a program is in a folder").to_path_buf();
     let library = format!("{}tenon{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let folders = [folder.clone(), folder.parent().unwrap().to_path_buf()];
+    let folders =
+        [folder.clone(), folder.parent().expect("the folder is inside the target folder").to_path_buf()];
     let found = folders.into_iter().find(|folder| folder.join(&library).is_file());
     found.unwrap_or_else(|| panic!("no {library} in {}", folder.display()))
 }

@@ -33,5 +33,6 @@ pub fn run(args: &Args) -> Result<()> {
     if args.release {
         suite.arg("--release");
     }
-    process::run(suite.arg("--").arg(&cases).args(&args.rest))
+    suite.arg("--").arg(&cases).arg("--lists").arg(place::root().join("providers/cpu/conformance"));
+    process::run(suite.args(&args.rest))
 }

@@ -10,13 +10,13 @@ use crate::{place, process, venv};
 #[derive(clap::Args, Default)]
 pub struct Args {
     /// Only cases whose name contains this text
-    filter: Option<String>,
+    pub filter: Option<String>,
     /// Leave out the language models, which take 1.3 GB on disk
     #[arg(long)]
-    no_llm: bool,
+    pub no_llm: bool,
     /// Build the cases and stop
     #[arg(long)]
-    prepare: bool,
+    pub prepare: bool,
     /// Check the development build of runner, which the tests build anyway, instead of the release build
     #[arg(long)]
     pub dev: bool,

@@ -31,7 +31,9 @@ impl ZeroPoints {
         match all.len() {
             1 => Ok(all),
             len if len == count => Ok(all),
-            len if len >= (batch + 1) * count => Ok(&all[batch * count..][..count]),
+            len if len.is_multiple_of(count.max(1)) && len >= (batch + 1) * count => {
+                Ok(&all[batch * count..][..count])
+            }
             len => Err(OpError::invalid(format!("{len} zero points for {count} rows or columns"))),
         }
     }

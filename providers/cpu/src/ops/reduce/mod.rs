@@ -309,7 +309,10 @@ mod tests {
         let empty = tensor::<i64>(&[2, 0], &[]);
         let keep = [("keepdims", Attribute::Int(0)), ("axes", Attribute::Ints(vec![1]))];
         assert_eq!(
-            reduced("ReduceProd", 13, &keep, &[empty.clone()]).unwrap().as_slice::<i64>().unwrap(),
+            reduced("ReduceProd", 13, &keep, std::slice::from_ref(&empty))
+                .unwrap()
+                .as_slice::<i64>()
+                .unwrap(),
             [1, 1]
         );
         assert_eq!(
@@ -334,7 +337,7 @@ mod tests {
         let x = tensor(&[2, 4], &[1i32, 5, 5, 0, 7, 7, 7, 7]);
         for (last, expected) in [(0, [1, 0]), (1, [2, 3])] {
             let attributes = [("axis", Attribute::Int(-1)), ("select_last_index", Attribute::Int(last))];
-            let y = reduced("ArgMax", 13, &attributes, &[x.clone()]).unwrap();
+            let y = reduced("ArgMax", 13, &attributes, std::slice::from_ref(&x)).unwrap();
             assert_eq!(y.as_slice::<i64>().unwrap(), expected);
         }
     }
@@ -342,7 +345,7 @@ mod tests {
     #[test]
     fn softmax_before_opset_13_flattens() {
         let x = random(&[2, 3, 4]);
-        let flat = reduced("Softmax", 11, &[("axis", Attribute::Int(1))], &[x.clone()]).unwrap();
+        let flat = reduced("Softmax", 11, &[("axis", Attribute::Int(1))], std::slice::from_ref(&x)).unwrap();
         let rows = reduced("Softmax", 13, &[], &[x.clone().reshaped(&[2, 12]).unwrap()]).unwrap();
         assert_eq!(flat.as_slice::<f32>().unwrap(), rows.as_slice::<f32>().unwrap());
         let axis = reduced("Softmax", 13, &[("axis", Attribute::Int(1))], &[x]).unwrap();
