@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(names, ["test_data_set_0", "test_data_set_2", "test_data_set_10"]);
         let single = folder.join("test_data_set_2");
         std::fs::write(single.join("output_0.pb"), b"").unwrap();
-        assert_eq!(data_sets(&single).unwrap(), [single.clone()]);
+        assert_eq!(data_sets(&single).unwrap(), std::slice::from_ref(&single));
         assert!(data_sets(&folder.join("test_data_set_0")).unwrap_err().to_string().contains("neither"));
         std::fs::remove_dir_all(&folder).unwrap();
     }
