@@ -17,6 +17,9 @@ pub const OPERATORS: &[Operator] = &[
     Operator::of("com.microsoft", "GridSample", grid_sample),
 ];
 
+/// Points whose taps are held at once.
+const BLOCK: usize = 256;
+
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Nearest,
@@ -52,6 +55,9 @@ fn grid_sample(node: &Node) -> Result<Box<dyn Kernel>> {
     };
     Ok(Box::new(GridSample { mode, padding, align_corners: node.int("align_corners", 0)? != 0 }))
 }
+
+/// Pixels and their weights.
+type Taps<T> = SmallVec<[(usize, T); 16]>;
 
 /// The shapes of one call.
 struct Shapes {
@@ -151,17 +157,31 @@ impl GridSample {
             16384usize.div_ceil(work),
             1,
             &|range| {
-                let mut taps: SmallVec<[(usize, T); 64]> = SmallVec::new();
-                for index in range {
-                    let (batch, point) = (index / shapes.points, index % shapes.points);
-                    self.taps(shapes, &grid[index * rank..][..rank], &mut taps);
+                let (mut taps, mut ends, mut own) = (Vec::new(), Vec::new(), Taps::new());
+                let mut start = range.start;
+                while start < range.end {
+                    // A block of points of one image shares its taps between the channels.
+                    let (batch, point) = (start / shapes.points, start % shapes.points);
+                    let count = BLOCK.min(range.end - start).min(shapes.points - point);
+                    taps.clear();
+                    ends.clear();
+                    for index in start..start + count {
+                        self.taps(shapes, &grid[index * rank..][..rank], &mut own);
+                        taps.extend_from_slice(&own);
+                        ends.push(taps.len());
+                    }
                     for channel in batch * shapes.channels..(batch + 1) * shapes.channels {
                         let plane = &image[channel * shapes.plane..][..shapes.plane];
-                        let sum = taps.iter().map(|&(pixel, weight)| plane[pixel] * weight).sum();
                         let at = channel * shapes.points + point;
                         // SAFETY: every point of every channel is written by the one task that has its index.
-                        unsafe { shared.slice(at..at + 1)[0] = sum };
+                        let to = unsafe { shared.slice(at..at + count) };
+                        let mut first = 0;
+                        for (to, &end) in to.iter_mut().zip(&ends) {
+                            *to = taps[first..end].iter().map(|&(pixel, weight)| plane[pixel] * weight).sum();
+                            first = end;
+                        }
                     }
+                    start += count;
                 }
             },
         );
@@ -171,7 +191,7 @@ impl GridSample {
     }
 
     /// The pixels around a point of the grid and their weights.
-    fn taps<T: Real>(&self, shapes: &Shapes, point: &[T], taps: &mut SmallVec<[(usize, T); 64]>) {
+    fn taps<T: Real>(&self, shapes: &Shapes, point: &[T], taps: &mut Taps<T>) {
         taps.clear();
         taps.push((0, T::ONE));
         for (&len, &n) in shapes.spatial.iter().zip(point.iter().rev()) {
@@ -182,7 +202,7 @@ impl GridSample {
             let weights = self.weights(x - T::from_f64(floor));
             let first =
                 if self.mode == Mode::Cubic { (floor as i64).saturating_sub(1) } else { floor as i64 };
-            let mut next: SmallVec<[(usize, T); 64]> = SmallVec::new();
+            let mut next = Taps::new();
             for &(pixel, weight) in taps.iter() {
                 for (i, &own) in weights.iter().enumerate() {
                     if let Some(at) = self.pixel(first.saturating_add(i as i64), len) {

@@ -1,6 +1,6 @@
 //! Gather, GatherElements and GatherND.
 
-use super::{position, positions};
+use super::{check_range, position, positions, wrap};
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
 use crate::node::Node;
@@ -82,6 +82,8 @@ pub(super) fn element_positions(indices: &Tensor, data: &[usize], axis: i64) -> 
     let last = dims.len() - 1;
     let (columns, step) = (dims[last], if axis == last { 0 } else { strides[last] });
     let values = indices.to_i64s()?;
+    let (len, stride) = (data[axis], strides[axis]);
+    check_range(&values, len)?;
     let mut flat = Vec::with_capacity(values.len());
     if values.is_empty() {
         return Ok(flat);
@@ -94,9 +96,8 @@ pub(super) fn element_positions(indices: &Tensor, data: &[usize], axis: i64) -> 
             }
             rest /= dims[i];
         }
-        for (column, &value) in values.iter().enumerate() {
-            flat.push(start + column * step + position(value, data[axis])? * strides[axis]);
-        }
+        let row = values.iter().enumerate();
+        flat.extend(row.map(|(column, &value)| start + column * step + wrap(value, len) * stride));
     }
     Ok(flat)
 }

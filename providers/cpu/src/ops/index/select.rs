@@ -1,5 +1,7 @@
 //! NonZero and Compress.
 
+use half::{bf16, f16};
+
 use super::Positions;
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
@@ -9,7 +11,7 @@ use crate::ops::layout::mover::copy_rows;
 use crate::ops::layout::text::Strings;
 use crate::ops::{NEWEST, Operator};
 use crate::shape;
-use crate::tensor::{Bool, DType, Dims, Tensor};
+use crate::tensor::{Bool, Complex, DType, Dims, Tensor};
 
 pub const OPERATORS: &[Operator] = &[
     Operator::onnx("NonZero", 9, NEWEST, |_| Ok(Box::new(NonZero))),
@@ -44,19 +46,27 @@ fn non_zeros(tensor: &Tensor) -> Result<Vec<usize>> {
         let strings = Strings::new(tensor)?;
         return Ok((0..strings.len()).filter(|&i| !strings.get(i).is_empty()).collect());
     }
-    let part_bytes = match dtype {
-        DType::Complex64 => 4,
-        DType::Complex128 => 8,
-        _ if dtype.bits() >= 8 => dtype.bits() / 8,
-        _ => return Err(OpError::unsupported(format!("NonZero of {dtype}"))),
-    };
-    let is_float = dtype.is_float() || matches!(dtype, DType::Complex64 | DType::Complex128);
-    // The sign bit of a float is in its last byte; minus zero is zero.
-    let mask = if is_float { 0x7F } else { 0xFF };
-    let is_zero =
-        |part: &[u8]| part[..part_bytes - 1].iter().all(|&b| b == 0) && part[part_bytes - 1] & mask == 0;
-    let elements = tensor.as_bytes().chunks_exact(dtype.bits() / 8).enumerate();
-    Ok(elements.filter(|(_, e)| !e.chunks_exact(part_bytes).all(is_zero)).map(|(i, _)| i).collect())
+    Ok(match dtype {
+        DType::F32 => find(tensor.as_slice::<f32>()?, |v| v != 0.0),
+        DType::F64 => find(tensor.as_slice::<f64>()?, |v| v != 0.0),
+        DType::F16 => find(tensor.as_slice::<f16>()?, |v| v != f16::ZERO),
+        DType::BF16 => find(tensor.as_slice::<bf16>()?, |v| v != bf16::ZERO),
+        DType::Complex64 => find(tensor.as_slice::<Complex<f32>>()?, |v| v.re != 0.0 || v.im != 0.0),
+        DType::Complex128 => find(tensor.as_slice::<Complex<f64>>()?, |v| v.re != 0.0 || v.im != 0.0),
+        _ => match dtype.bits() {
+            8 => find(tensor.as_bytes(), |v| v != 0),
+            16 => find(tensor.as_bytes().as_chunks::<2>().0, |v| v != [0; 2]),
+            32 => find(tensor.as_bytes().as_chunks::<4>().0, |v| v != [0; 4]),
+            64 => find(tensor.as_bytes().as_chunks::<8>().0, |v| v != [0; 8]),
+            _ => return Err(OpError::unsupported(format!("NonZero of {dtype}"))),
+        },
+    })
+}
+
+fn find<T: Copy>(values: &[T], is_non_zero: impl Fn(T) -> bool) -> Vec<usize> {
+    let mut found = Vec::with_capacity(values.iter().filter(|&&value| is_non_zero(value)).count());
+    found.extend(values.iter().enumerate().filter(|&(_, &value)| is_non_zero(value)).map(|(i, _)| i));
+    found
 }
 
 struct Compress {

@@ -1,5 +1,7 @@
 //! TopK.
 
+use std::collections::BinaryHeap;
+
 use tenon_kernels::parallel::{SharedMut, for_each_range};
 
 use super::key::keys;
@@ -88,6 +90,17 @@ fn lowest(order: &mut [(u64, u32)], k: usize) {
             order.swap(0, at);
         }
         return;
+    }
+    if k > 0 && k < order.len() / 8 {
+        let mut heap: BinaryHeap<(u64, u32)> = order[..k].iter().copied().collect();
+        for &entry in &order[k..] {
+            if let Some(mut worst) = heap.peek_mut()
+                && entry < *worst
+            {
+                *worst = entry;
+            }
+        }
+        return order[..k].copy_from_slice(&heap.into_sorted_vec());
     }
     if k > 0 && k < order.len() {
         order.select_nth_unstable(k - 1);

@@ -15,6 +15,9 @@ const GRAIN_BYTES: usize = 64 << 10;
 /// Side of the square tile in which a transposition is done.
 const TILE: usize = 16;
 
+/// Most cells of a source line that are read while its page is at hand.
+const BAND: usize = 4 * TILE;
+
 /// Signed strides in cells, outermost first.
 pub type Strides = SmallVec<[isize; 6]>;
 
@@ -230,14 +233,16 @@ fn tiles<T: Copy>(parallel: &dyn Parallel, mut axes: Axes, source: Pointer, targ
     let crossing = nearest.filter(|&i| inner.from != 0 && axes[i].from.abs() < inner.from.abs());
     let across = crossing.map_or(Axis { len: 1, from: 0, to: 0 }, |i| axes.remove(i));
     let count: usize = axes.iter().map(|axis| axis.len).product();
-    let bands = across.len.div_ceil(TILE);
-    let band_bytes = across.len.min(TILE) * inner.len * size_of::<T>();
+    // Long pieces on the side whose lines lie farther apart.
+    let width = if across.to.abs() > inner.from.abs() { TILE } else { BAND };
+    let bands = across.len.div_ceil(width);
+    let band_bytes = across.len.min(width) * inner.len * size_of::<T>();
     for_each_range(parallel, count * bands, GRAIN_BYTES.div_ceil(band_bytes), 1, &|range| {
         let (source, target) = (&source, &target);
         for task in range {
             let (from, to) = offsets(&axes, task / bands);
-            let first = task % bands * TILE;
-            let band = Axis { len: (across.len - first).min(TILE), ..across };
+            let first = task % bands * width;
+            let band = Axis { len: (across.len - first).min(width), ..across };
             let (from, to) = (from + first as isize * across.from, to + first as isize * across.to);
             // SAFETY: `copy` checked that the whole box lies inside both memories.
             unsafe { copy_band::<T>(band, inner, source.0.offset(from), target.0.offset(to)) };
@@ -245,7 +250,7 @@ fn tiles<T: Copy>(parallel: &dyn Parallel, mut axes: Axes, source: Pointer, targ
     });
 }
 
-/// Copies `across.len <= TILE` rows of `inner.len` cells, a tile at a time.
+/// Copies `across.len <= BAND` rows of `inner.len` cells, a tile at a time.
 ///
 /// # Safety
 /// Every cell of the two axes must lie inside the memories behind the pointers.
@@ -254,16 +259,41 @@ unsafe fn copy_band<T: Copy>(across: Axis, inner: Axis, source: *const u8, targe
         // SAFETY: the caller's contract.
         return unsafe { copy_line::<T>(inner, source, target) };
     }
-    for first in (0..inner.len).step_by(TILE) {
-        let line = Axis { len: (inner.len - first).min(TILE), ..inner };
-        let offset = first as isize;
-        for row in 0..across.len as isize {
+    let size = size_of::<T>() as isize;
+    let is_contiguous = across.from == size && inner.to == size;
+    for left in (0..inner.len).step_by(TILE) {
+        let line = Axis { len: (inner.len - left).min(TILE), ..inner };
+        for top in (0..across.len).step_by(TILE) {
+            let rows = (across.len - top).min(TILE);
             // SAFETY: the caller's contract; the offsets are positions of the two axes.
             unsafe {
-                let from = source.offset(row * across.from + offset * inner.from);
-                let to = target.offset(row * across.to + offset * inner.to);
-                copy_line::<T>(line, from, to);
+                let from = source.offset(top as isize * across.from + left as isize * inner.from);
+                let to = target.offset(top as isize * across.to + left as isize * inner.to);
+                if is_contiguous && rows == TILE && line.len == TILE {
+                    transpose_tile::<T>(across, inner, from, to);
+                    continue;
+                }
+                for row in 0..rows as isize {
+                    copy_line::<T>(line, from.offset(row * across.from), to.offset(row * across.to));
+                }
             }
+        }
+    }
+}
+
+/// Transposes a full tile whose source lines and target lines are contiguous. Going through a buffer reads each line
+/// once, also where the lines fall into the same set of the cache.
+///
+/// # Safety
+/// `TILE` lines of `TILE` cells must lie inside the memories behind the pointers.
+unsafe fn transpose_tile<T: Copy>(across: Axis, inner: Axis, source: *const u8, target: *mut u8) {
+    // SAFETY: the caller's contract; arrays of cells have no padding between them.
+    unsafe {
+        let line = |i: usize| source.offset(i as isize * inner.from).cast::<[T; TILE]>().read_unaligned();
+        let tile: [[T; TILE]; TILE] = std::array::from_fn(line);
+        for row in 0..TILE {
+            let turned: [T; TILE] = std::array::from_fn(|i| tile[i][row]);
+            target.offset(row as isize * across.to).cast::<[T; TILE]>().write_unaligned(turned);
         }
     }
 }

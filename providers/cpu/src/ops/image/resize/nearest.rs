@@ -59,6 +59,7 @@ fn copy(
     let inputs: Dims = plans[..=last].iter().map(|plan| plan.input).collect();
     let strides = shape::strides(&inputs);
     let rows = destination.len() / row;
+    let line = Row::new(&tables[last], outside, step);
     let shared = SharedMut::new(destination);
     for_each_range(parallel, rows, GRAIN_BYTES.div_ceil(row), 1, &|range| {
         // SAFETY: ranges of rows are disjoint.
@@ -71,7 +72,7 @@ fn copy(
             match from {
                 None => fill(to, outside),
                 Some(_) if previous == from => to.copy_from_slice(&done[done.len() - row..]),
-                Some(from) => copy_row(&tables[last], outside, step, &source[from * step..], to),
+                Some(from) => line.copy(&source[from * step..], to),
             }
             previous = from;
         }
@@ -94,29 +95,54 @@ fn row_start(
     Some(from)
 }
 
-fn copy_row(table: &[Option<u32>], outside: &[u8], step: usize, source: &[u8], to: &mut [u8]) {
-    match step {
-        1 => copy_cells::<1>(table, outside, source, to),
-        2 => copy_cells::<2>(table, outside, source, to),
-        4 => copy_cells::<4>(table, outside, source, to),
-        8 => copy_cells::<8>(table, outside, source, to),
-        _ => {
-            for (to, from) in to.chunks_exact_mut(step).zip(table) {
-                match from {
-                    Some(from) => to.copy_from_slice(&source[*from as usize * step..][..step]),
-                    None => fill(to, outside),
+/// How the steps of a row are picked from a row of the input.
+struct Row<'a> {
+    table: &'a [Option<u32>],
+    outside: &'a [u8],
+    step: usize,
+    /// Every input step comes twice.
+    is_doubled: bool,
+}
+
+impl<'a> Row<'a> {
+    fn new(table: &'a [Option<u32>], outside: &'a [u8], step: usize) -> Row<'a> {
+        let is_doubled = table.iter().enumerate().all(|(i, from)| *from == Some(i as u32 / 2));
+        Row { table, outside, step, is_doubled }
+    }
+
+    fn copy(&self, source: &[u8], to: &mut [u8]) {
+        match self.step {
+            1 => self.copy_cells::<1>(source, to),
+            2 => self.copy_cells::<2>(source, to),
+            4 => self.copy_cells::<4>(source, to),
+            8 => self.copy_cells::<8>(source, to),
+            step => {
+                for (to, from) in to.chunks_exact_mut(step).zip(self.table) {
+                    match from {
+                        Some(from) => to.copy_from_slice(&source[*from as usize * step..][..step]),
+                        None => fill(to, self.outside),
+                    }
                 }
             }
         }
     }
-}
 
-fn copy_cells<const N: usize>(table: &[Option<u32>], outside: &[u8], source: &[u8], to: &mut [u8]) {
-    let cells = source.as_chunks::<N>().0;
-    for (to, from) in to.as_chunks_mut::<N>().0.iter_mut().zip(table) {
-        match from {
-            Some(from) => *to = cells[*from as usize],
-            None => fill(to, outside),
+    fn copy_cells<const N: usize>(&self, source: &[u8], to: &mut [u8]) {
+        let (cells, to) = (source.as_chunks::<N>().0, to.as_chunks_mut::<N>().0);
+        if self.is_doubled {
+            for (to, &cell) in to.as_chunks_mut::<2>().0.iter_mut().zip(cells) {
+                *to = [cell; 2];
+            }
+            if let (Some(last), false) = (to.last_mut(), self.table.len().is_multiple_of(2)) {
+                *last = cells[self.table.len() / 2];
+            }
+            return;
+        }
+        for (to, from) in to.iter_mut().zip(self.table) {
+            match from {
+                Some(from) => *to = cells[*from as usize],
+                None => fill(to, self.outside),
+            }
         }
     }
 }

@@ -56,13 +56,15 @@ pub fn run<T: Real>(cx: &mut Context<'_>, resize: &Resize, plans: &[AxisPlan]) -
     Ok(())
 }
 
-/// The number of independent blocks and the passes over each: strongest shrinking first, else innermost axis first, so
-/// that later passes see the fewest elements and the gathering ones run early.
+/// The number of independent blocks and the passes over each, in the cheapest order of the axes.
 fn passes<T: Real>(resize: &Resize, plans: &[AxisPlan]) -> (usize, Vec<Pass<T>>) {
-    let mut order: SmallVec<[usize; 6]> =
-        (0..plans.len()).rev().filter(|&axis| !plans[axis].is_identity()).collect();
-    let first = order.last().copied().unwrap_or(0);
-    order.sort_by(|&a, &b| plans[a].scale.total_cmp(&plans[b].scale));
+    let outermost_first: Order = (0..plans.len()).filter(|&axis| !plans[axis].is_identity()).collect();
+    let first = outermost_first.first().copied().unwrap_or(0);
+    let innermost_first: Order = outermost_first.iter().rev().copied().collect();
+    let mut smallest_first = innermost_first.clone();
+    smallest_first.sort_by(|&a, &b| plans[a].scale.total_cmp(&plans[b].scale));
+    let orders = [smallest_first, innermost_first, outermost_first];
+    let order = orders.into_iter().min_by_key(|order| cost(order, plans)).unwrap_or_default();
     let lead = plans[..first].iter().map(|plan| plan.input).product();
     let mut dims: Dims = plans.iter().map(|plan| plan.input).collect();
     let mut passes = Vec::new();
@@ -83,6 +85,20 @@ fn passes<T: Real>(resize: &Resize, plans: &[AxisPlan]) -> (usize, Vec<Pass<T>>)
         dims[axis] = plan.output;
     }
     (lead, passes)
+}
+
+type Order = SmallVec<[usize; 6]>;
+
+/// The work of the passes in this order. Gathering single elements costs several times the blending of rows.
+fn cost(order: &Order, plans: &[AxisPlan]) -> usize {
+    let mut dims: Dims = plans.iter().map(|plan| plan.input).collect();
+    let mut cost = 0;
+    for &axis in order {
+        dims[axis] = plans[axis].output;
+        let inner: usize = dims[axis + 1..].iter().product();
+        cost += dims.iter().product::<usize>() * if inner == 1 { 4 } else { 1 };
+    }
+    cost
 }
 
 fn resample<T: Real>(
