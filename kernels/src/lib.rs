@@ -3,6 +3,7 @@
 pub mod cpu;
 mod error;
 pub mod estimate;
+pub mod gpu;
 pub mod matmul;
 pub mod parallel;
 pub mod select;
