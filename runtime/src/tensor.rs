@@ -624,11 +624,14 @@ pub enum Value {
     Tensor(Tensor),
     Sequence(Vec<Value>),
     Optional(Option<Box<Value>>),
-    /// Element `i` of `keys` maps to element `i` of the first axis of `values`.
-    Map {
-        keys: Tensor,
-        values: Tensor,
-    },
+    Map(Box<Map>),
+}
+
+/// Element `i` of `keys` maps to element `i` of the first axis of `values`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Map {
+    pub keys: Tensor,
+    pub values: Tensor,
 }
 
 impl Value {
@@ -654,7 +657,8 @@ impl Value {
             Value::Tensor(t) => t.type_info(),
             Value::Sequence(items) => TypeInfo::Sequence(Box::new(items.first()?.type_info()?)),
             Value::Optional(item) => TypeInfo::Optional(Box::new(item.as_ref()?.type_info()?)),
-            Value::Map { keys, values } => {
+            Value::Map(map) => {
+                let Map { keys, values } = &**map;
                 let value =
                     TypeInfo::tensor(values.dtype(), Shape::known(values.dims().get(1..).unwrap_or(&[])));
                 TypeInfo::Map { key: keys.dtype(), value: Box::new(value) }
@@ -669,7 +673,7 @@ impl Value {
             Value::Sequence(items) => format!("a sequence of {}", items.len()),
             Value::Optional(None) => "an empty optional".into(),
             Value::Optional(Some(item)) => format!("an optional holding {}", item.description()),
-            Value::Map { keys, .. } => format!("a map of {} {} keys", keys.len(), keys.dtype()),
+            Value::Map(map) => format!("a map of {} {} keys", map.keys.len(), map.keys.dtype()),
         }
     }
 }

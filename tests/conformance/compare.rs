@@ -26,8 +26,9 @@ pub fn compare(got: &Value, expected: &Value, tolerance: Tolerance) -> Result<()
         (Value::Optional(Some(got)), Value::Optional(Some(expected))) => compare(got, expected, tolerance),
         (Value::Optional(Some(got)), expected) => compare(got, expected, tolerance),
         (got, Value::Optional(Some(expected))) => compare(got, expected, tolerance),
-        (Value::Map { keys, values }, Value::Map { keys: k, values: v }) => {
-            compare_tensors(keys, k, tolerance).and_then(|()| compare_tensors(values, v, tolerance))
+        (Value::Map(got), Value::Map(expected)) => {
+            compare_tensors(&got.keys, &expected.keys, tolerance)?;
+            compare_tensors(&got.values, &expected.values, tolerance)
         }
         _ => Err(format!("got {}, expected {}", got.description(), expected.description())),
     }

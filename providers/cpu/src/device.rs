@@ -120,8 +120,7 @@ impl provider::Executable for CpuExecutable {
             let (given, expected) = (request.inputs.len(), self.0.input_count());
             return Err(Error::invalid(format!("the executable takes {expected} inputs, got {given}")));
         }
-        let inputs: SmallVec<[Tensor; 8]> = request.inputs.iter().map(input).collect::<Result<_>>()?;
-        self.0.run(inputs, &HostOutputs(request)).map_err(to_status)
+        self.0.run(request.inputs.iter().map(input), &HostOutputs(request)).map_err(to_status)
     }
 
     fn released(&self, value: u32) -> bool {
@@ -129,17 +128,18 @@ impl provider::Executable for CpuExecutable {
     }
 }
 
-fn input(view: &TensorView<'_>) -> Result<Tensor> {
-    let dims: Dims = view
-        .dims()
-        .iter()
-        .map(|&dim| {
-            usize::try_from(dim).map_err(|_| Error::invalid(format!("an input has the dimension {dim}")))
-        })
-        .collect::<Result<_>>()?;
+#[inline]
+fn input(view: &TensorView<'_>) -> Result<Tensor, OpError> {
+    let mut dims = Dims::new();
+    for &dim in view.dims() {
+        let dim = usize::try_from(dim);
+        dims.push(dim.map_err(|_| OpError::invalid(format!("an input has the shape {:?}", view.dims())))?);
+    }
     let (dtype, bytes) = (view.dtype(), view.byte_len());
-    if dtype != DType::String && crate::tensor::byte_len(dtype, &dims).map_err(to_status)? != bytes {
-        return Err(Error::invalid(format!("an input of type {dtype} and shape {dims:?} has {bytes} bytes")));
+    if dtype != DType::String && crate::tensor::byte_len(dtype, &dims)? != bytes {
+        return Err(OpError::invalid(format!(
+            "an input of type {dtype} and shape {dims:?} has {bytes} bytes"
+        )));
     }
     // SAFETY: the host keeps inputs valid, unchanged and aligned until the run is done, and the length was checked.
     Ok(unsafe { Tensor::borrowed(dtype, dims, view.data().cast_const().cast(), bytes) })
@@ -149,10 +149,11 @@ struct HostOutputs<'a>(&'a RunRequest<'a, Synchronous>);
 
 impl Outputs for HostOutputs<'_> {
     fn allocate(&self, index: usize, dtype: DType, dims: &[usize], bytes: usize) -> Result<*mut u8, OpError> {
-        let dims: SmallVec<[i64; 8]> = dims.iter().map(|&dim| dim as i64).collect();
+        let mut sizes: SmallVec<[i64; 8]> = SmallVec::new();
+        dims.iter().for_each(|&dim| sizes.push(dim as i64));
         let data: *mut c_void = self
             .0
-            .allocate_output(index as u32, dtype, &dims, bytes)
+            .allocate_output(index as u32, dtype, &sizes, bytes)
             .map_err(|error| OpError::invalid(error.message))?;
         Ok(data.cast())
     }

@@ -56,7 +56,8 @@ pub struct Executable {
     given: Mutex<Vec<Option<Constant>>>,
     ready: OnceLock<Ready>,
     preparing: Mutex<()>,
-    states: Mutex<Vec<State>>,
+    #[expect(clippy::vec_box, reason = "a state is handed from run to run, and a pointer moves faster")]
+    states: Mutex<Vec<Box<State>>>,
     threads: Arc<Threads>,
     features: Features,
     timeline: Arc<Timeline>,
@@ -76,11 +77,23 @@ struct Ready {
 struct State {
     pool: Pool,
     slots: Vec<Option<Tensor>>,
+    /// Of the step that runs; empty between steps.
+    inputs: Vec<Option<Tensor>>,
+    outputs: Vec<Option<Tensor>>,
 }
 
 // SAFETY: a state is used by one run, that is one thread, at a time, and between runs all its slots are empty, so no
 // handle to a block of its pool exists outside it.
 unsafe impl Send for State {}
+
+impl State {
+    /// Lets go of every tensor.
+    fn clear(&mut self) {
+        self.slots.iter_mut().for_each(|slot| *slot = None);
+        self.inputs.clear();
+        self.outputs.clear();
+    }
+}
 
 impl Executable {
     /// An executable of `program`. `constants` holds the constants of the source by value index.
@@ -113,50 +126,60 @@ impl Executable {
     }
 
     /// Runs once. `inputs` are the graph's inputs in order.
-    pub fn run(&self, inputs: SmallVec<[Tensor; 8]>, outputs: &dyn Outputs) -> Result<()> {
+    pub fn run(&self, inputs: impl Iterator<Item = Result<Tensor>>, outputs: &dyn Outputs) -> Result<()> {
         let ready = self.ready()?;
         let mut state = self.take_state();
-        let result = self.run_in(&mut state, ready, inputs, outputs);
-        state.slots.iter_mut().for_each(|slot| *slot = None);
+        let result =
+            self.take_inputs(&mut state, inputs).and_then(|()| self.run_in(&mut state, ready, outputs));
+        state.clear();
         self.states.lock().unwrap_or_else(PoisonError::into_inner).push(state);
         result
     }
 
-    fn take_state(&self) -> State {
+    fn take_state(&self) -> Box<State> {
         let kept = self.states.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.unwrap_or_else(|| State { pool: Pool::new(), slots: vec![None; self.program.slots] })
+        kept.unwrap_or_else(|| {
+            let slots = vec![None; self.program.slots];
+            Box::new(State { pool: Pool::new(), slots, inputs: Vec::new(), outputs: Vec::new() })
+        })
     }
 
-    fn run_in(
-        &self,
-        state: &mut State,
-        ready: &Ready,
-        inputs: SmallVec<[Tensor; 8]>,
-        outputs: &dyn Outputs,
-    ) -> Result<()> {
-        let State { pool, slots } = state;
-        for (tensor, slot) in inputs.into_iter().zip(&self.program.inputs) {
+    fn take_inputs(&self, state: &mut State, inputs: impl Iterator<Item = Result<Tensor>>) -> Result<()> {
+        for (tensor, slot) in inputs.zip(&self.program.inputs) {
+            let tensor = tensor?;
             if let Some(slot) = slot {
-                slots[*slot as usize] = Some(tensor);
+                state.slots[*slot as usize] = Some(tensor);
             }
         }
+        Ok(())
+    }
+
+    fn run_in(&self, state: &mut State, ready: &Ready, outputs: &dyn Outputs) -> Result<()> {
+        let State { pool, slots, inputs, outputs: results } = state;
         let machine = Machine { parallel: &*self.threads, features: self.features };
         let memory = StepOutputs { outputs, step: Cell::new(None), taken: RefCell::default() };
         let timed = self.timeline.on.load(Ordering::Relaxed);
         for (step, &released) in self.program.steps.iter().zip(&ready.released) {
             let start = timed.then(Instant::now);
             memory.step.set(Some(step));
-            let inputs = gather(step, slots, &ready.constants, released);
+            inputs.clear();
+            results.clear();
+            inputs.extend(step.args.iter().enumerate().map(|(index, arg)| match *arg {
+                Arg::Absent => None,
+                Arg::Constant(_) if released.contains(index) => None,
+                Arg::Constant(number) => ready.constants[number as usize].as_ref().map(Constant::view),
+                Arg::Slot { slot, last: true } => slots[slot as usize].take(),
+                Arg::Slot { slot, last: false } => slots[slot as usize].clone(),
+            }));
             let mut cx = Context {
                 inputs,
-                outputs: SmallVec::new(),
+                outputs: results,
                 wanted: step.wanted,
                 pool,
                 machine: &machine,
                 memory: &memory,
             };
             step.kernel.run(&mut cx).map_err(|error| at_node(&step.name, &step.op_type, &error))?;
-            let results = cx.outputs;
             memory.store(step, results, slots).map_err(|error| at_node(&step.name, &step.op_type, &error))?;
             if let Some(start) = start {
                 self.record(step, start);
@@ -283,33 +306,24 @@ fn compute_once(
     let packed = step.kernel.pack(&Constants { inputs: &inputs, machine }).map_err(located)?;
     inputs.iter_mut().enumerate().filter(|(i, _)| packed.contains(*i)).for_each(|(_, input)| *input = None);
     let memory = Unbound;
-    let mut cx =
-        Context { inputs, outputs: SmallVec::new(), wanted: step.wanted, pool, machine, memory: &memory };
+    let mut outputs = Vec::new();
+    let mut cx = Context {
+        inputs: &mut inputs,
+        outputs: &mut outputs,
+        wanted: step.wanted,
+        pool,
+        machine,
+        memory: &memory,
+    };
     step.kernel.run(&mut cx).map_err(located)?;
     for (index, target) in step.targets.iter().enumerate() {
         let Some(number) = target.slot else { continue };
-        let result = cx.outputs.get(index).and_then(Option::as_ref);
+        let result = outputs.get(index).and_then(Option::as_ref);
         let result =
             result.ok_or_else(|| located(OpError::invalid(format!("output {index} was not computed"))))?;
         constants[number as usize] = Some(Constant::copied(result));
     }
     Ok(())
-}
-
-fn gather(
-    step: &Step,
-    slots: &mut [Option<Tensor>],
-    constants: &[Option<Constant>],
-    released: Released,
-) -> SmallVec<[Option<Tensor>; 6]> {
-    let fetch = |(index, arg): (usize, &Arg)| match *arg {
-        Arg::Absent => None,
-        Arg::Constant(_) if released.contains(index) => None,
-        Arg::Constant(number) => constants[number as usize].as_ref().map(Constant::view),
-        Arg::Slot { slot, last: true } => slots[slot as usize].take(),
-        Arg::Slot { slot, last: false } => slots[slot as usize].clone(),
-    };
-    step.args.iter().enumerate().map(fetch).collect()
 }
 
 fn copy_to(tensor: &Tensor, index: usize, outputs: &dyn Outputs) -> Result<()> {
@@ -349,12 +363,7 @@ impl StepOutputs<'_> {
     }
 
     /// Moves the results of a step to their slots, and to the caller's memory where a kernel did not write there itself.
-    fn store(
-        &self,
-        step: &Step,
-        mut results: SmallVec<[Option<Tensor>; 2]>,
-        slots: &mut [Option<Tensor>],
-    ) -> Result<()> {
+    fn store(&self, step: &Step, results: &mut [Option<Tensor>], slots: &mut [Option<Tensor>]) -> Result<()> {
         for (index, target) in step.targets.iter().enumerate() {
             let Some(slot) = target.slot else { continue };
             let result = results.get_mut(index).and_then(Option::take);

@@ -1,6 +1,5 @@
 //! What a kernel is: built once from a node, given its constants once, then run many times.
 
-use smallvec::SmallVec;
 use tenon_kernels::cpu::Features;
 use tenon_kernels::parallel::Parallel;
 
@@ -76,8 +75,8 @@ pub(crate) trait OutputMemory {
 
 /// One run of one kernel: its inputs, its outputs, memory and threads.
 pub struct Context<'a> {
-    pub(crate) inputs: SmallVec<[Option<Tensor>; 6]>,
-    pub(crate) outputs: SmallVec<[Option<Tensor>; 2]>,
+    pub(crate) inputs: &'a mut [Option<Tensor>],
+    pub(crate) outputs: &'a mut Vec<Option<Tensor>>,
     pub(crate) wanted: u64,
     pub(crate) pool: &'a Pool,
     pub(crate) machine: &'a Machine<'a>,
@@ -140,14 +139,15 @@ impl<'a> Context<'a> {
         Ok(Tensor::pooled(dtype, dims.into(), bytes, self.pool.allocate(bytes)))
     }
 
+    /// True when [`Context::reuse`] would take input `input` over.
+    pub fn is_reusable(&self, input: usize, output: usize) -> bool {
+        !self.memory.is_external(output) && self.optional(input).is_some_and(Tensor::is_reusable)
+    }
+
     /// Takes input `input` over as the memory of output `output` when nobody needs it afterwards, so that a kernel can
     /// compute in place; the tensor keeps the input's type and shape. `None`: allocate instead.
     pub fn reuse(&mut self, input: usize, output: usize) -> Option<Tensor> {
-        if self.memory.is_external(output) {
-            return None;
-        }
-        let slot = self.inputs.get_mut(input)?;
-        if slot.as_ref()?.is_reusable() { slot.take() } else { None }
+        if self.is_reusable(input, output) { self.inputs[input].take() } else { None }
     }
 
     /// Hands input `input` on as an output with the same bytes, without a copy where possible (Reshape, Identity).

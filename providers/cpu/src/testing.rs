@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 
-use smallvec::SmallVec;
 use tenon_kernels::cpu::Features;
 use tenon_kernels::parallel::Serial;
 
@@ -119,7 +118,7 @@ pub fn run_with(node: &Node, inputs: &[Option<Tensor>], constant: &[bool]) -> Re
         .map(|(i, input)| if is_constant(i) { input.clone() } else { None })
         .collect();
     let released = kernel.pack(&Constants { inputs: &constants, machine: &machine })?;
-    let present: SmallVec<[Option<Tensor>; 6]> = inputs
+    let mut present: Vec<Option<Tensor>> = inputs
         .iter()
         .enumerate()
         .map(|(i, input)| if released.contains(i) { None } else { input.clone() })
@@ -127,16 +126,17 @@ pub fn run_with(node: &Node, inputs: &[Option<Tensor>], constant: &[bool]) -> Re
     let pool = POOL.with(Pool::clone);
     let wanted =
         node.outputs.iter().enumerate().filter(|(_, o)| o.is_some()).fold(0, |set, (i, _)| set | 1 << i);
+    let mut outputs = Vec::new();
     let mut cx = Context {
-        inputs: present,
-        outputs: SmallVec::new(),
+        inputs: &mut present,
+        outputs: &mut outputs,
         wanted,
         pool: &pool,
         machine: &machine,
         memory: &Anywhere,
     };
     kernel.run(&mut cx)?;
-    Ok(cx.outputs.into_iter().flatten().collect())
+    Ok(outputs.into_iter().flatten().collect())
 }
 
 /// Builds and runs the kernel of `node` with no constant inputs.

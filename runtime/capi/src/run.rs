@@ -38,7 +38,7 @@ pub unsafe extern "C" fn tenon_session_run(
             )
         };
         // SAFETY: promised by the caller; the values do not outlive the call.
-        let values = unsafe { read(inputs) }?;
+        let values = inputs.iter().enumerate().map(|(index, view)| unsafe { view.input(index) });
         // SAFETY: promised by the caller.
         unsafe { run(&session.session, inputs, values, outputs) }
     })
@@ -61,7 +61,12 @@ unsafe fn read(inputs: &[View]) -> Result<Inputs> {
 ///
 /// # Safety
 /// `values` are those of `inputs`; the memory of `outputs` is writable.
-unsafe fn run(session: &Session, inputs: &[View], values: Inputs, outputs: &mut [View]) -> Result<()> {
+unsafe fn run(
+    session: &Session,
+    inputs: &[View],
+    values: impl Iterator<Item = Result<Option<Value>>>,
+    outputs: &mut [View],
+) -> Result<()> {
     let declared = session.outputs().len();
     if outputs.len() > declared {
         return Err(Error::invalid_input(format!(
@@ -73,20 +78,20 @@ unsafe fn run(session: &Session, inputs: &[View], values: Inputs, outputs: &mut 
     for (index, view) in outputs.iter().enumerate() {
         bindings.push(view.binding(index)?);
     }
-    let results = session.run_ordered(values, &bindings)?;
-    let mut tensors: SmallVec<[Tensor; 2]> = SmallVec::new();
-    for (index, (value, view)) in results.into_iter().zip(&*outputs).enumerate() {
-        let tensor = tensor(value, index)?;
-        view.check(index, &tensor)?;
-        let borrows = || inputs.iter().chain(&*outputs).any(|view| view.contains(&tensor));
-        tensors.push(if view.is_owned() && borrows() { copied(&tensor)? } else { tensor });
+    let results = session.run_fallible(values, &bindings)?;
+    for (index, (value, view)) in results.iter().zip(&*outputs).enumerate() {
+        view.check(index, tensor(value, index)?)?;
     }
-    for (tensor, view) in tensors.into_iter().zip(outputs) {
-        if view.is_owned() {
-            view.own(tensor);
+    for index in 0..outputs.len() {
+        let tensor = tensor(&results[index], index)?;
+        if outputs[index].is_owned() {
+            // Memory of the caller ends with the caller's interest in it: views of it are copied.
+            let borrows = inputs.iter().chain(&*outputs).any(|view| view.contains(tensor));
+            let own = if borrows { copied(tensor)? } else { tensor.clone() };
+            outputs[index].own(own);
         } else {
             // SAFETY: every view was checked above.
-            unsafe { view.fill(&tensor) };
+            unsafe { outputs[index].fill(tensor) };
         }
     }
     Ok(())
@@ -96,10 +101,10 @@ fn copied(tensor: &Tensor) -> Result<Tensor> {
     Tensor::copy_from_bytes(tensor.dtype(), tensor.dims(), tensor.as_bytes())
 }
 
-fn tensor(value: Value, index: usize) -> Result<Tensor> {
+fn tensor(value: &Value, index: usize) -> Result<&Tensor> {
     match value {
         Value::Tensor(tensor) => Ok(tensor),
-        Value::Optional(Some(inner)) => tensor(*inner, index),
+        Value::Optional(Some(inner)) => tensor(inner, index),
         other => Err(Error::unsupported(format!(
             "output {index} is {}; this interface returns tensors only, leave the output out",
             other.description()
@@ -126,6 +131,7 @@ impl Task {
     fn run(self) {
         let Task { session, inputs, values, callback, user } = self;
         let mut outputs: SmallVec<[View; 4]> = SmallVec::from_elem(View::EMPTY, session.outputs().len());
+        let values = values.into_iter().map(Ok);
         // SAFETY: the values are those of the inputs; no output is in the caller's memory.
         let result = guarded(|| unsafe { run(&session, &inputs, values, &mut outputs) });
         // The callee may end the process or wait for the session to be gone.

@@ -54,8 +54,11 @@ impl<'a> Body<'a> {
     }
 
     fn run(&self, formal: impl IntoIterator<Item = Value>) -> Result<Values> {
-        let inputs = formal.into_iter().chain(self.captures.iter().cloned()).map(Some);
-        self.plan.runner.run(inputs, &[])
+        let mut run = self.plan.runner.start();
+        for (index, value) in formal.into_iter().chain(self.captures.iter().cloned()).enumerate() {
+            run.input(index, value);
+        }
+        run.finish(&[])
     }
 
     /// Errors unless the graph takes `inputs` values and gives at least `outputs`.

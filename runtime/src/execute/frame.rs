@@ -32,7 +32,17 @@ unsafe impl Sync for Binding {}
 /// A plan with the frames of its past runs. Runs may overlap.
 pub struct Runner {
     plan: Plan,
-    frames: Mutex<Vec<Frame>>,
+    #[expect(clippy::vec_box, reason = "a frame is handed from run to run, and a pointer moves faster")]
+    frames: Mutex<Vec<Box<Frame>>>,
+}
+
+/// The values of the outputs, in order.
+pub type Outputs = SmallVec<[Value; 2]>;
+
+/// A run that has begun. Dropped before it is finished, it leaves nothing behind.
+pub struct Run<'a> {
+    runner: &'a Runner,
+    frame: Option<Box<Frame>>,
 }
 
 /// What a slot holds during a run.
@@ -98,47 +108,21 @@ impl Runner {
         &self.plan
     }
 
-    /// Runs once. `inputs` holds a value for each input of the graph that the plan reads; `bindings` gives memory for
-    /// outputs, by number, and may be shorter than the outputs.
-    pub fn run(
-        &self,
-        inputs: impl IntoIterator<Item = Option<Value>>,
-        bindings: &[Option<Binding>],
-    ) -> Result<SmallVec<[Value; 2]>> {
-        let mut frame = self.take_frame();
-        let result = self.run_in(&mut frame, inputs, bindings);
-        let settled = frame.settle(&self.plan);
-        frame.slots.iter_mut().for_each(|slot| *slot = Held::Nothing);
-        // A frame whose streams failed may still be touched by a device: it is not used again.
-        let result = match (result, settled) {
-            (Ok(outputs), Ok(())) => Ok(outputs),
-            (Err(error), _) | (Ok(_), Err(error)) => return Err(error.at_stage(Stage::Execute)),
-        };
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
-        result
-    }
-
-    fn take_frame(&self) -> Frame {
+    /// Begins a run, which takes its inputs before it goes on.
+    pub fn start(&self) -> Run<'_> {
         let kept = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.unwrap_or_else(|| Frame {
-            slots: vec![Held::Nothing; self.plan.slots.len()],
-            streams: self.plan.devices.iter().map(|_| None).collect(),
-            in_flight: Vec::new(),
-            arena: ArenaState::default(),
-        })
+        let frame = kept.unwrap_or_else(|| {
+            Box::new(Frame {
+                slots: vec![Held::Nothing; self.plan.slots.len()],
+                streams: self.plan.devices.iter().map(|_| None).collect(),
+                in_flight: Vec::new(),
+                arena: ArenaState::default(),
+            })
+        });
+        Run { runner: self, frame: Some(frame) }
     }
 
-    fn run_in(
-        &self,
-        frame: &mut Frame,
-        inputs: impl IntoIterator<Item = Option<Value>>,
-        bindings: &[Option<Binding>],
-    ) -> Result<SmallVec<[Value; 2]>> {
-        for (input, slot) in inputs.into_iter().zip(&self.plan.inputs) {
-            if let (Some(value), Some(slot)) = (input, slot) {
-                frame.slots[*slot as usize] = Held::Host(value);
-            }
-        }
+    fn steps(&self, frame: &mut Frame, bindings: &[Option<Binding>]) -> Result<Outputs> {
         if !self.plan.arena.is_empty() {
             frame.lay_out_arena(&self.plan)?;
         }
@@ -160,7 +144,7 @@ impl Runner {
         self.outputs(frame, bindings)
     }
 
-    fn outputs(&self, frame: &mut Frame, bindings: &[Option<Binding>]) -> Result<SmallVec<[Value; 2]>> {
+    fn outputs(&self, frame: &Frame, bindings: &[Option<Binding>]) -> Result<Outputs> {
         let mut outputs = SmallVec::with_capacity(self.plan.outputs.len());
         for (number, source) in self.plan.outputs.iter().enumerate() {
             let value = frame.value(source)?;
@@ -170,6 +154,40 @@ impl Runner {
             });
         }
         Ok(outputs)
+    }
+}
+
+impl Run<'_> {
+    /// Gives the value of graph input `index`, which is let go where the plan does not read it.
+    #[inline]
+    pub fn input(&mut self, index: usize, value: Value) {
+        let slot = self.runner.plan.inputs.get(index).copied().flatten();
+        if let (Some(slot), Some(frame)) = (slot, &mut self.frame) {
+            frame.slots[slot as usize] = Held::Host(value);
+        }
+    }
+
+    /// Runs to the end. `bindings` gives memory for outputs, by number, and may be shorter than the outputs.
+    pub fn finish(mut self, bindings: &[Option<Binding>]) -> Result<Outputs> {
+        let Some(mut frame) = self.frame.take() else {
+            return Err(Error::internal("a run has a frame until it is finished"));
+        };
+        let result = self.runner.steps(&mut frame, bindings);
+        // A frame whose streams failed may still be touched by a device: it is not used again.
+        let settled = frame.settle(&self.runner.plan);
+        if settled.is_ok() {
+            self.frame = Some(frame);
+        }
+        result.and_then(|outputs| settled.map(|()| outputs)).map_err(|error| error.at_stage(Stage::Execute))
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if let Some(mut frame) = self.frame.take() {
+            frame.slots.iter_mut().for_each(|slot| *slot = Held::Nothing);
+            self.runner.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        }
     }
 }
 

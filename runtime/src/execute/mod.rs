@@ -7,4 +7,4 @@ mod run;
 mod sequence;
 mod slices;
 
-pub use frame::{Binding, Runner};
+pub use frame::{Binding, Outputs, Run, Runner};

@@ -11,7 +11,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::execute::frame::{Binding, DeviceTensor, Frame, Held, too_small};
 use crate::partition::Place;
-use crate::plan::{CopyStep, Plan, RunStep, SlotInfo};
+use crate::plan::{CopyStep, Plan, RunStep, Slot, SlotInfo};
 use crate::plugin::provider_error;
 use crate::tensor::{Buffer, Dims, Tensor, Value};
 
@@ -44,14 +44,8 @@ pub(super) fn run(
     let needed =
         unsafe { step.executable.workspace_bytes(&inputs) }.map_err(|error| provider_error(&error))?;
     let workspace = if needed == 0 { None } else { Some(workspace(plan, step.device, needed)?) };
-    let mut allocation = Allocation {
-        plan,
-        step,
-        frame,
-        bindings,
-        made: smallvec::smallvec![None; step.outputs.len()],
-        error: None,
-    };
+    let mut allocation =
+        Allocation { plan, step, frame, bindings, made: 0, strings: Vec::new(), error: None };
     let workspace_address = workspace.as_ref().map_or(std::ptr::null_mut(), Workspace::address);
     let stream = allocation.frame.streams[step.device].as_ref().map(std::ptr::from_ref);
     // SAFETY: the stream lives in the frame, which allocating outputs does not touch there.
@@ -61,17 +55,17 @@ pub(super) fn run(
     // `allocate` gets the context it expects.
     let result =
         unsafe { step.executable.run(stream, &inputs, (workspace_address, needed), context, allocate) };
-    let (made, error) = (allocation.made, allocation.error);
+    let Allocation { made, strings, error, .. } = allocation;
     if let Some(error) = error {
         return Err(error);
     }
     result.map_err(|error| provider_error(&error))?;
-    for (index, (made, &slot)) in made.into_iter().zip(&step.outputs).enumerate() {
-        let made = made.ok_or_else(|| {
-            let (name, device) = (&plan.slots[slot as usize].name, &plan.devices[step.device].cost.name);
-            Error::provider(format!("{device} did not compute output {index} ('{name}')"))
-        })?;
-        frame.slots[slot as usize] = made.into_held()?;
+    for (slot, dims, buffer) in strings {
+        let tensor = Tensor::from_buffer(DType::String, &dims, buffer)?;
+        frame.slots[slot as usize] = Held::Host(Value::Tensor(tensor));
+    }
+    if made != step.outputs.len() {
+        return Err(not_computed(plan, step, frame));
     }
     if let Some(Workspace::Device(memory)) = workspace {
         let bytes = needed;
@@ -158,32 +152,16 @@ fn not_a_tensor(info: &SlotInfo, value: &Value) -> Error {
     Error::invalid_input(format!("'{}' must be a tensor, got {}", info.name, value.description()))
 }
 
-/// Memory given out for a value that is being written.
-#[derive(Clone)]
-enum Made {
-    Held(Held),
-    /// Strings are checked once they are there.
-    Strings(Dims, Buffer),
-}
-
-impl Made {
-    fn into_held(self) -> Result<Held> {
-        match self {
-            Made::Held(held) => Ok(held),
-            Made::Strings(dims, buffer) => {
-                Ok(Held::Host(Value::Tensor(Tensor::from_buffer(DType::String, &dims, buffer)?)))
-            }
-        }
-    }
-}
-
 /// What the allocation callback works on.
 struct Allocation<'a> {
     plan: &'a Plan,
     step: &'a RunStep,
     frame: &'a mut Frame,
     bindings: &'a [Option<Binding>],
-    made: SmallVec<[Option<Made>; 4]>,
+    /// Outputs whose memory was asked for.
+    made: usize,
+    /// Strings, which become tensors once they are written and can be checked.
+    strings: Vec<(Slot, Dims, Buffer)>,
     error: Option<Error>,
 }
 
@@ -225,33 +203,37 @@ impl Allocation<'_> {
             |what: String| Error::provider(format!("a provider asked for memory of output {index} {what}"));
         let slot =
             *self.step.outputs.get(index as usize).ok_or_else(|| bad("which does not exist".into()))?;
-        if self.made[index as usize].is_some() {
+        let is_new = matches!(self.frame.slots[slot as usize], Held::Nothing);
+        if !is_new || self.strings.iter().any(|(given, ..)| *given == slot) {
             return Err(bad("twice".into()));
         }
         let dtype = i32::try_from(dtype)
             .ok()
             .and_then(DType::from_onnx)
             .ok_or_else(|| bad("of no known type".into()))?;
-        let dims: Dims = dims
-            .iter()
-            .map(|&dim| usize::try_from(dim).map_err(|_| bad(format!("with the dimension {dim}"))))
-            .collect::<Result<_>>()?;
+        if let Some(dim) = dims.iter().find(|dim| **dim < 0) {
+            return Err(bad(format!("with the dimension {dim}")));
+        }
+        let mut sizes = Dims::new();
+        dims.iter().for_each(|&dim| sizes.push(dim as usize));
         let info = &self.plan.slots[slot as usize];
-        let (made, address) = match info.memory {
-            Place::Host => self.on_host(info, dtype, dims, bytes)?,
-            Place::Device(device) => {
-                let (held, address) = self.on_device(info, device, dtype, dims, bytes)?;
-                (Made::Held(held), address)
-            }
+        self.made += 1;
+        if dtype == DType::String && info.memory == Place::Host {
+            // SAFETY: the provider fills every byte before its run is done, which is when the tensor is made.
+            let mut buffer = unsafe { Buffer::uninit(bytes) };
+            let address = writable(&mut buffer)?;
+            self.strings.push((slot, sizes, buffer));
+            return Ok(address);
+        }
+        let (held, address) = match info.memory {
+            Place::Host => self.on_host(info, dtype, &sizes, bytes)?,
+            Place::Device(device) => self.on_device(info, device, dtype, sizes, bytes)?,
         };
-        self.made[index as usize] = Some(made);
+        self.frame.slots[slot as usize] = held;
         Ok(address)
     }
 
-    fn on_host(&self, info: &SlotInfo, dtype: DType, dims: Dims, bytes: usize) -> Result<(Made, *mut u8)> {
-        if dtype == DType::String {
-            return host_memory(dtype, dims, bytes);
-        }
+    fn on_host(&self, info: &SlotInfo, dtype: DType, dims: &Dims, bytes: usize) -> Result<(Held, *mut u8)> {
         let binding =
             info.output.and_then(|number| Some((number, self.bindings.get(number as usize).copied()??)));
         if let Some((number, binding)) = binding {
@@ -259,15 +241,13 @@ impl Allocation<'_> {
                 return Err(too_small(number as usize, bytes, binding.capacity));
             }
             let data = binding.data;
-            let held = Held::Host(Value::Tensor(borrowed(dtype, &dims, data, bytes)?));
-            return Ok((Made::Held(held), data.as_ptr()));
+            return Ok((Held::Host(Value::Tensor(borrowed(dtype, dims, data, bytes)?)), data.as_ptr()));
         }
         if let Some((buffer, offset)) = info.arena.and_then(|arena| self.frame.arena_host(arena, bytes)) {
             let address = buffer.as_bytes().as_ptr().cast_mut().wrapping_add(offset);
             let data = NonNull::new(address).ok_or_else(|| Error::internal("an arena has an address"))?;
             // The frame keeps the arena's block for longer than any slot of this run.
-            let held = Held::Host(Value::Tensor(borrowed(dtype, &dims, data, bytes)?));
-            return Ok((Made::Held(held), address));
+            return Ok((Held::Host(Value::Tensor(borrowed(dtype, dims, data, bytes)?)), address));
         }
         host_memory(dtype, dims, bytes)
     }
@@ -297,16 +277,27 @@ fn borrowed(dtype: DType, dims: &Dims, data: NonNull<u8>, bytes: usize) -> Resul
     unsafe { Tensor::from_borrowed(dtype, dims, data, bytes) }
 }
 
-/// New host memory for a value.
-fn host_memory(dtype: DType, dims: Dims, bytes: usize) -> Result<(Made, *mut u8)> {
+/// New host memory for a value of a type with a fixed size.
+fn host_memory(dtype: DType, dims: &Dims, bytes: usize) -> Result<(Held, *mut u8)> {
     // SAFETY: whoever asked fills every byte before the step is done, which is when the tensor is first read.
     let mut buffer = unsafe { Buffer::uninit(bytes) };
-    let address = buffer.as_mut_ptr().ok_or_else(|| Error::internal("a new buffer has one owner"))?;
-    if dtype == DType::String {
-        return Ok((Made::Strings(dims, buffer), address));
-    }
-    let tensor = Tensor::from_buffer(dtype, &dims, buffer)?;
-    Ok((Made::Held(Held::Host(Value::Tensor(tensor))), address))
+    let address = writable(&mut buffer)?;
+    let tensor = Tensor::from_buffer(dtype, dims, buffer)?;
+    Ok((Held::Host(Value::Tensor(tensor)), address))
+}
+
+fn writable(buffer: &mut Buffer) -> Result<*mut u8> {
+    buffer.as_mut_ptr().ok_or_else(|| Error::internal("a new buffer has one owner"))
+}
+
+/// The error for an executable that left an output out.
+#[cold]
+fn not_computed(plan: &Plan, step: &RunStep, frame: &Frame) -> Error {
+    let missing = |(_, slot): &(usize, &Slot)| matches!(frame.slots[**slot as usize], Held::Nothing);
+    let (device, first) =
+        (&plan.devices[step.device].cost.name, step.outputs.iter().enumerate().find(missing));
+    let (index, name) = first.map_or((0, ""), |(i, slot)| (i, plan.slots[*slot as usize].name.as_str()));
+    Error::provider(format!("{device} did not compute output {index} ('{name}')"))
 }
 
 /// Copies a value to the memory of another slot.
@@ -381,15 +372,15 @@ fn from_device(
     let target = &plan.slots[step.to as usize];
     let number = target.output.filter(|_| tensor.dtype != DType::String);
     let binding = number.and_then(|number| Some((number, bindings.get(number as usize).copied()??)));
-    let (made, address) = match binding {
+    let (held, address) = match binding {
         Some((number, binding)) if tensor.bytes > binding.capacity => {
             return Err(too_small(number as usize, tensor.bytes, binding.capacity));
         }
         Some((_, binding)) => {
             let host = borrowed(tensor.dtype, &tensor.dims, binding.data, tensor.bytes)?;
-            (Made::Held(Held::Host(Value::Tensor(host))), binding.data.as_ptr())
+            (Held::Host(Value::Tensor(host)), binding.data.as_ptr())
         }
-        None => host_memory(tensor.dtype, tensor.dims.clone(), tensor.bytes)?,
+        None => host_memory(tensor.dtype, &tensor.dims, tensor.bytes)?,
     };
     let copy = host::Copy {
         dst: address.cast(),
@@ -403,7 +394,7 @@ fn from_device(
     let stream = frame.stream(plan, device)?;
     submit(stream, &copy)?;
     stream.synchronize().map_err(|error| provider_error(&error))?;
-    made.into_held()
+    Ok(held)
 }
 
 /// Copies between two devices of one provider: the target's stream waits for the source's.

@@ -9,7 +9,7 @@ use crate::execute::host_op::HostOp;
 use crate::execute::slices;
 use crate::graph::{Attribute, Attributes};
 use crate::plan::HostStep;
-use crate::tensor::{Tensor, Value};
+use crate::tensor::{Map, Tensor, Value};
 
 /// Runs one operator without nested graphs.
 pub(super) fn run(step: &HostStep, frame: &mut Frame) -> Result<()> {
@@ -239,14 +239,17 @@ fn zip_map(inputs: &Inputs, attributes: &Attributes) -> Result<Value> {
     let keys = labels.to_tensor()?;
     let rows = scores.reshaped(&[scores.len() / columns.max(1), columns])?;
     let maps = (0..rows.dims()[0])
-        .map(|row| Ok(Value::Map { keys: keys.clone(), values: slices::select(&rows, 0, row)? }))
+        .map(|row| {
+            let values = slices::select(&rows, 0, row)?;
+            Ok(Value::Map(Box::new(Map { keys: keys.clone(), values })))
+        })
         .collect::<Result<_>>()?;
     Ok(Value::Sequence(maps))
 }
 
 fn map(inputs: &Inputs) -> Result<(&Tensor, &Tensor)> {
     match required(inputs, 0)? {
-        Value::Map { keys, values } => Ok((keys, values)),
+        Value::Map(map) => Ok((&map.keys, &map.values)),
         other => Err(Error::invalid_input(format!("input 0 must be a map, got {}", other.description()))),
     }
 }

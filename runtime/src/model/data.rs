@@ -15,7 +15,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result, ResultExt, Stage};
 use crate::graph::TypeInfo;
 use crate::mapping::map_file;
-use crate::tensor::{Tensor, Value};
+use crate::tensor::{Map, Tensor, Value};
 
 /// The numbers of the element types of sequences and optionals.
 mod kind {
@@ -86,7 +86,7 @@ pub fn value_to_bytes(name: &str, value: &Value) -> Result<Vec<u8>> {
         Value::Tensor(t) => tensor_to_proto(name, t).encode_to_vec(),
         Value::Sequence(items) => sequence_to_proto(name, items)?.encode_to_vec(),
         Value::Optional(item) => optional_to_proto(name, item.as_deref())?.encode_to_vec(),
-        Value::Map { keys, values } => map_to_proto(name, keys, values)?.encode_to_vec(),
+        Value::Map(map) => map_to_proto(name, map)?.encode_to_vec(),
     })
 }
 
@@ -97,7 +97,7 @@ fn holds(value: &Value, ty: &TypeInfo) -> bool {
         (Value::Tensor(_), TypeInfo::Tensor(_))
             | (Value::Sequence(_), TypeInfo::Sequence(_))
             | (Value::Optional(_), TypeInfo::Optional(_))
-            | (Value::Map { .. }, TypeInfo::Map { .. })
+            | (Value::Map(_), TypeInfo::Map { .. })
     )
 }
 
@@ -166,7 +166,7 @@ fn map(proto: &MapProto) -> Result<Value> {
     };
     let values = proto.values.as_ref().map(items).transpose()?.unwrap_or_default();
     let values: Vec<Tensor> = values.into_iter().map(Value::into_tensor).collect::<Result<_>>()?;
-    Ok(Value::Map { values: stack(&values, keys.len())?, keys })
+    Ok(Value::Map(Box::new(Map { values: stack(&values, keys.len())?, keys })))
 }
 
 /// Tensors of one type and shape, one for each of `count` keys, along a new first axis; one tensor of `count` elements
@@ -205,7 +205,7 @@ fn kind_of(value: &Value) -> i32 {
         Value::Tensor(_) => kind::TENSOR,
         Value::Sequence(_) => kind::SEQUENCE,
         Value::Optional(_) => kind::OPTIONAL,
-        Value::Map { .. } => kind::MAP,
+        Value::Map(_) => kind::MAP,
     }
 }
 
@@ -220,7 +220,7 @@ fn sequence_to_proto(name: &str, items: &[Value]) -> Result<SequenceProto> {
             Value::Tensor(t) => proto.tensor_values.push(tensor_to_proto("", t)),
             Value::Sequence(s) => proto.sequence_values.push(sequence_to_proto("", s)?),
             Value::Optional(o) => proto.optional_values.push(optional_to_proto("", o.as_deref())?),
-            Value::Map { keys, values } => proto.map_values.push(map_to_proto("", keys, values)?),
+            Value::Map(map) => proto.map_values.push(map_to_proto("", map)?),
         }
     }
     Ok(proto)
@@ -236,12 +236,12 @@ fn optional_to_proto(name: &str, item: Option<&Value>) -> Result<OptionalProto> 
         Some(Value::Optional(o)) => {
             proto.optional_value = Some(Box::new(optional_to_proto("", o.as_deref())?));
         }
-        Some(Value::Map { keys, values }) => proto.map_value = Some(map_to_proto("", keys, values)?),
+        Some(Value::Map(map)) => proto.map_value = Some(map_to_proto("", map)?),
     }
     Ok(proto)
 }
 
-fn map_to_proto(name: &str, keys: &Tensor, values: &Tensor) -> Result<MapProto> {
+fn map_to_proto(name: &str, Map { keys, values }: &Map) -> Result<MapProto> {
     let mut proto = MapProto { name: name.to_owned(), key_type: keys.dtype().onnx(), ..MapProto::default() };
     match keys.strings() {
         Ok(strings) => proto.string_keys = strings.map(|s| s.as_bytes().to_vec()).collect(),

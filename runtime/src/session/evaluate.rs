@@ -15,7 +15,7 @@ pub(super) struct DeviceEvaluator<'a> {
 impl Evaluator for DeviceEvaluator<'_> {
     fn evaluate(&self, graph: &Graph) -> Result<Vec<Tensor>> {
         let planned = self.compiler.plan(graph)?;
-        let outputs = Runner::new(planned.plan).run([], &[])?;
+        let outputs = Runner::new(planned.plan).start().finish(&[])?;
         outputs
             .into_iter()
             .map(|value| match value {

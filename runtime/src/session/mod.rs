@@ -11,7 +11,6 @@ mod values;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use smallvec::SmallVec;
 use tenon_plugin_api::TimelineEntry;
 
 pub use environment::{Environment, ProviderInfo};
@@ -19,7 +18,7 @@ pub use options::{ProviderRequest, SessionOptions};
 pub use report::{Placement, ProviderShare, Report, Stage};
 
 use crate::error::{Error, Result};
-use crate::execute::{Binding, Runner};
+use crate::execute::{Binding, Outputs, Runner};
 use crate::graph::{Graph, TypeInfo};
 use crate::plan::Device;
 use crate::tensor::Value;
@@ -107,10 +106,28 @@ impl Session {
         &self,
         inputs: impl IntoIterator<Item = Option<Value>>,
         bindings: &[Option<Binding>],
-    ) -> Result<SmallVec<[Value; 2]>> {
-        let mut given: SmallVec<[Option<Value>; 8]> = inputs.into_iter().collect();
-        values::check(&self.inputs, &self.defaults, &mut given)?;
-        self.runner.run(given, bindings)
+    ) -> Result<Outputs> {
+        self.run_fallible(inputs.into_iter().map(Ok), bindings)
+    }
+
+    /// As [`Session::run_ordered`], with inputs that may turn out not to be readable; nothing runs then.
+    pub fn run_fallible(
+        &self,
+        inputs: impl IntoIterator<Item = Result<Option<Value>>>,
+        bindings: &[Option<Binding>],
+    ) -> Result<Outputs> {
+        let mut run = self.runner.start();
+        let mut inputs = inputs.into_iter();
+        let mut checker = values::Checker::default();
+        for (index, (spec, default)) in self.inputs.iter().zip(&self.defaults).enumerate() {
+            let given = inputs.next().transpose()?.flatten();
+            run.input(index, checker.check(spec, default.as_ref(), given)?);
+        }
+        let extra = inputs.count();
+        if extra > 0 {
+            return Err(values::too_many(self.inputs.len(), self.inputs.len() + extra));
+        }
+        run.finish(bindings)
     }
 
     /// The text form of a stage. Stages before the plan are kept only by sessions opened with `inspect`.

@@ -10,37 +10,35 @@ use crate::graph::{Dim, TypeInfo};
 use crate::session::ValueSpec;
 use crate::tensor::Value;
 
-/// Fills defaults in and checks presence, types and shapes. Equal symbols must have equal sizes.
-pub(super) fn check(
-    specs: &[ValueSpec],
-    defaults: &[Option<Value>],
-    given: &mut SmallVec<[Option<Value>; 8]>,
-) -> Result<()> {
-    if given.len() > specs.len() {
-        return Err(Error::invalid_input(format!(
-            "the model has {} inputs, {} were given",
-            specs.len(),
-            given.len()
-        )));
+/// Checks the inputs of one run, in order. Equal symbols must have equal sizes.
+#[derive(Default)]
+pub(super) struct Checker<'a> {
+    symbols: SmallVec<[(&'a Arc<str>, usize); 8]>,
+}
+
+impl<'a> Checker<'a> {
+    /// The value of an input, or its default, after a check of presence, type and shape.
+    #[inline]
+    pub fn check(
+        &mut self,
+        spec: &'a ValueSpec,
+        default: Option<&Value>,
+        given: Option<Value>,
+    ) -> Result<Value> {
+        let Some(mut value) = given.or_else(|| default.cloned()) else {
+            let ty = spec.ty.as_ref().map_or_else(String::new, |ty| format!(" ({ty})"));
+            return Err(Error::invalid_input(format!("input '{}'{ty} is missing", spec.name)));
+        };
+        check_type(spec, &value, &mut self.symbols)?;
+        align(&mut value);
+        Ok(value)
     }
-    given.resize(specs.len(), None);
-    let mut symbols: SmallVec<[(&Arc<str>, usize); 8]> = SmallVec::new();
-    for ((spec, default), value) in specs.iter().zip(defaults).zip(given.iter_mut()) {
-        if value.is_none() {
-            value.clone_from(default);
-        }
-        match value {
-            Some(value) => {
-                check_type(spec, value, &mut symbols)?;
-                align(value);
-            }
-            None => {
-                let ty = spec.ty.as_ref().map_or_else(String::new, |ty| format!(" ({ty})"));
-                return Err(Error::invalid_input(format!("input '{}'{ty} is missing", spec.name)));
-            }
-        }
-    }
-    Ok(())
+}
+
+/// The error for more values than inputs.
+#[cold]
+pub(super) fn too_many(inputs: usize, given: usize) -> Error {
+    Error::invalid_input(format!("the model has {inputs} inputs, {given} were given"))
 }
 
 /// Copies a tensor whose bytes are not aligned for its elements, such as one read in place from a file.
@@ -52,9 +50,9 @@ fn align(value: &mut Value) {
         Value::Tensor(_) => {}
         Value::Sequence(items) => items.iter_mut().for_each(align),
         Value::Optional(inner) => inner.iter_mut().for_each(|inner| align(inner)),
-        Value::Map { keys, values } => {
-            *keys = keys.to_aligned();
-            *values = values.to_aligned();
+        Value::Map(map) => {
+            map.keys = map.keys.to_aligned();
+            map.values = map.values.to_aligned();
         }
     }
 }
@@ -81,7 +79,7 @@ fn check_type<'a>(
         (Some(TypeInfo::Tensor(expected)), Value::Tensor(tensor)) => (expected, tensor),
         (Some(TypeInfo::Sequence(_)), Value::Sequence(_))
         | (Some(TypeInfo::Optional(_)), _)
-        | (Some(TypeInfo::Map { .. }), Value::Map { .. }) => return Ok(()),
+        | (Some(TypeInfo::Map { .. }), Value::Map(_)) => return Ok(()),
         _ => return Err(bad(String::new())),
     };
     if expected.dtype != DType::Undefined && expected.dtype != tensor.dtype() {

@@ -7,7 +7,7 @@ use tenon_runtime::dtype::DType;
 use tenon_runtime::error::{ErrorKind, Result};
 use tenon_runtime::graph::TypeInfo;
 use tenon_runtime::model::{self, proto::*};
-use tenon_runtime::tensor::{ALIGNMENT, Buffer, Tensor, Value, byte_len, element_count};
+use tenon_runtime::tensor::{ALIGNMENT, Buffer, Map, Tensor, Value, byte_len, element_count};
 
 use crate::make::*;
 
@@ -227,7 +227,8 @@ fn string_tensors_are_one_checked_buffer() {
 fn test_data_of_every_kind_survives_writing_and_reading() {
     let t = |v: f32| Value::Tensor(Tensor::from_slice(&[1, 2], &[v, -v]).unwrap());
     let strings = Tensor::from_strings(&[2], &["a", "b"]).unwrap();
-    let map = Value::Map { keys: strings.clone(), values: Tensor::from_slice(&[2], &[1.0f32, 2.0]).unwrap() };
+    let values = Tensor::from_slice(&[2], &[1.0f32, 2.0]).unwrap();
+    let map = Value::Map(Box::new(Map { keys: strings.clone(), values }));
     let tensor = TypeInfo::unranked(DType::F32);
     let seq = |t: &TypeInfo| TypeInfo::Sequence(Box::new(t.clone()));
     let opt = |t: &TypeInfo| TypeInfo::Optional(Box::new(t.clone()));

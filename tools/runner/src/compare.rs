@@ -110,10 +110,10 @@ pub fn values(got: &Value, expected: &Value, tolerance: Tolerance) -> Comparison
         (Value::Optional(Some(g)), e) => values(g, e, tolerance),
         (g, Value::Optional(Some(e))) => values(g, e, tolerance),
         (Value::Optional(None), Value::Optional(None)) => Comparison::empty(),
-        (Value::Map { keys: gk, values: gv }, Value::Map { keys: ek, values: ev }) => {
+        (Value::Map(g), Value::Map(e)) => {
             let mut all = Comparison::empty();
-            all.merge(tensors(gk, ek, tolerance), "keys");
-            all.merge(tensors(gv, ev, tolerance), "values");
+            all.merge(tensors(&g.keys, &e.keys, tolerance), "keys");
+            all.merge(tensors(&g.values, &e.values, tolerance), "values");
             all
         }
         _ => {

@@ -36,16 +36,16 @@ impl Legacy {
         Ok(node.optional_int("axis")?.map_or(Legacy::No, Legacy::Axis))
     }
 
-    /// The shape with which the second operand is read.
-    pub fn align(self, a: &[usize], b: &[usize]) -> Result<Dims> {
-        let Legacy::Axis(axis) = self else { return Ok(b.into()) };
+    /// The shape with which the second operand is read, where it is not its own.
+    pub fn align(self, a: &[usize], b: &[usize]) -> Result<Option<Dims>> {
+        let Legacy::Axis(axis) = self else { return Ok(None) };
         let axis = crate::shape::axis(axis, a.len().max(1))?;
         let tail = a.len().checked_sub(axis + b.len()).ok_or_else(|| {
             OpError::invalid(format!("shape {b:?} placed at axis {axis} does not fit inside shape {a:?}"))
         })?;
         let mut dims: Dims = b.into();
         dims.resize(b.len() + tail, 1);
-        Ok(dims)
+        Ok(Some(dims))
     }
 }
 
@@ -71,7 +71,7 @@ impl Kernel for Arithmetic {
         check_same_type(dtype, b.dtype())?;
         let body = (self.select)(dtype).ok_or_else(|| self.refuse(dtype))?;
         let dims = self.legacy.align(a.dims(), b.dims())?;
-        run_binary(cx, body, self.params, &dims, dtype)
+        run_binary(cx, body, self.params, dims.as_deref(), dtype)
     }
 }
 
@@ -325,7 +325,7 @@ impl Kernel for ChannelPRelu {
         let per_channel = slope.rank() == 1 && slope.len() != 1 && x.rank() > 1;
         let legacy = if per_channel { Legacy::Axis(1) } else { Legacy::No };
         let dims = legacy.align(x.dims(), slope.dims())?;
-        run_binary(cx, body, [0.0; 2], &dims, dtype)
+        run_binary(cx, body, [0.0; 2], dims.as_deref(), dtype)
     }
 }
 

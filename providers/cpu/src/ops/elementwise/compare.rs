@@ -151,8 +151,9 @@ impl Kernel for Predicate {
         let row = (self.select)(dtype).ok_or_else(|| self.refuse(dtype))?;
         let dims = self.legacy.align(a.dims(), b.dims())?;
         if !self.swap {
-            return run_binary(cx, BinaryLoop::Typed(row), [0.0; 2], &dims, DType::Bool);
+            return run_binary(cx, BinaryLoop::Typed(row), [0.0; 2], dims.as_deref(), DType::Bool);
         }
+        let dims = dims.unwrap_or_else(|| b.dims().into());
         let shape = shape_of(&[a.dims(), &dims])?;
         let mut out = cx.output(0, DType::Bool, &shape)?;
         super::row::fill_binary(cx, BinaryLoop::Typed(row), [0.0; 2], [b, a], [&dims, a.dims()], &mut out)?;

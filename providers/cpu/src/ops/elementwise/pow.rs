@@ -66,7 +66,8 @@ impl Kernel for Pow {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let (base, exponent) = (cx.input(0)?, cx.input(1)?);
         let (from, by) = (base.dtype(), exponent.dtype());
-        let dims = self.legacy.align(base.dims(), exponent.dims())?;
+        let aligned = self.legacy.align(base.dims(), exponent.dims())?;
+        let dims = aligned.unwrap_or_else(|| exponent.dims().into());
         if (from == DType::F32 || is_half(from)) && exponent.len() == 1 && dims.len() <= base.rank() {
             let exponent = converted(cx, exponent, DType::F64)?.to_scalar::<f64>()?;
             if run_constant(cx, exponent)? {
@@ -75,10 +76,10 @@ impl Kernel for Pow {
         }
         match (from, by) {
             (DType::F32, DType::F32) | (DType::F16, DType::F16) | (DType::BF16, DType::BF16) => {
-                run_binary(cx, BinaryLoop::Typed(binary_row::<f32, Power>), [0.0; 2], &dims, from)
+                run_binary(cx, BinaryLoop::Typed(binary_row::<f32, Power>), [0.0; 2], Some(&dims), from)
             }
             (DType::F64, DType::F64) => {
-                run_binary(cx, BinaryLoop::Typed(binary_row::<f64, Power>), [0.0; 2], &dims, from)
+                run_binary(cx, BinaryLoop::Typed(binary_row::<f64, Power>), [0.0; 2], Some(&dims), from)
             }
             _ => run_mixed(cx, &dims),
         }

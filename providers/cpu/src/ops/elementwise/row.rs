@@ -457,16 +457,55 @@ fn run_tiled(
     });
 }
 
-/// Runs a two-operand loop over inputs 0 and 1 (the second read with shape `b_dims`) into output 0 of type `to`, in
-/// place where it can.
+/// Runs a two-operand loop over two inputs of one shape into output 0 of type `to`, in place where it can.
+fn run_aligned(cx: &mut Context<'_>, body: BinaryLoop, params: Params, to: DType) -> Result<()> {
+    let (a, b) = (cx.input(0)?, cx.input(1)?);
+    let (from, len) = (a.dtype(), a.len());
+    let mut sources = [a.as_ptr(), b.as_ptr()];
+    let mut reused = None;
+    if to == from {
+        let over = (0..2).find(|&i| body.works_over(i, to) && cx.is_reusable(i, 0));
+        if let Some(i) = over {
+            reused = cx.reuse(i, 0);
+            if let Some(out) = &mut reused {
+                sources[i] = out.as_bytes_mut().as_ptr();
+            }
+        }
+    }
+    let mut out = match reused {
+        Some(out) => out,
+        None => cx.output(0, to, cx.input(0)?.dims())?,
+    };
+    let run = Run { features: cx.features(), params, from, to };
+    let shared = Shared { inputs: sources, out: out.as_bytes_mut().as_mut_ptr() };
+    let (step, out_step) = (from.bits() / 8, to.bits() / 8);
+    split(cx.parallel(), len, GRAIN, &|start, end| {
+        // SAFETY: operands and output have `len` elements; tasks take disjoint ranges; an operand that is the output is
+        // one the loop works over.
+        unsafe {
+            let a = Operand { data: shared.input(0).add(start * step), repeats: false };
+            let b = Operand { data: shared.input(1).add(start * step), repeats: false };
+            body.run(&run, a, b, shared.out().add(start * out_step), end - start);
+        }
+    });
+    cx.set(0, out);
+    Ok(())
+}
+
+/// Runs a two-operand loop over inputs 0 and 1 (the second read with shape `b_dims`, where given) into output 0 of type
+/// `to`, in place where it can.
 pub fn run_binary(
     cx: &mut Context<'_>,
     body: BinaryLoop,
     params: Params,
-    b_dims: &[usize],
+    b_dims: Option<&[usize]>,
     to: DType,
 ) -> Result<()> {
     let (a, b) = (cx.input(0)?, cx.input(1)?);
+    let b_dims = b_dims.unwrap_or(b.dims());
+    if a.dims() == b_dims {
+        return run_aligned(cx, body, params, to);
+    }
     let dims = super::broadcast::shape_of(&[a.dims(), b_dims])?;
     let plan = Broadcast::new([a.dims(), b_dims], &dims)?;
     let run = Run { features: cx.features(), params, from: a.dtype(), to };

@@ -1,7 +1,6 @@
 //! Elementwise operators against element-by-element references: shapes, element types, legacy broadcasting, in place.
 
 use half::{bf16, f16};
-use smallvec::smallvec;
 use tenon_kernels::cpu::Features;
 use tenon_kernels::parallel::Serial;
 
@@ -162,16 +161,18 @@ fn run_owned(node: &Node, inputs: Vec<Tensor>) -> (Tensor, bool) {
     let addresses: Vec<*const u8> = inputs.iter().map(Tensor::as_ptr).collect();
     let machine = Machine { parallel: &Serial, features: Features::detect() };
     let pool = Pool::new();
+    let mut inputs: Vec<Option<Tensor>> = inputs.into_iter().map(Some).collect();
+    let mut outputs = Vec::new();
     let mut cx = Context {
-        inputs: inputs.into_iter().map(Some).collect(),
-        outputs: smallvec![],
+        inputs: &mut inputs,
+        outputs: &mut outputs,
         wanted: 1,
         pool: &pool,
         machine: &machine,
         memory: &Anywhere,
     };
     kernel.run(&mut cx).unwrap();
-    let output = cx.outputs.remove(0).unwrap();
+    let output = outputs.remove(0).unwrap();
     let reused = addresses.contains(&output.as_ptr());
     (output, reused)
 }

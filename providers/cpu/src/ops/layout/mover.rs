@@ -291,9 +291,9 @@ unsafe fn transpose_tile<T: Copy>(across: Axis, inner: Axis, source: *const u8, 
     unsafe {
         let line = |i: usize| source.offset(i as isize * inner.from).cast::<[T; TILE]>().read_unaligned();
         let tile: [[T; TILE]; TILE] = std::array::from_fn(line);
-        for row in 0..TILE {
-            let turned: [T; TILE] = std::array::from_fn(|i| tile[i][row]);
-            target.offset(row as isize * across.to).cast::<[T; TILE]>().write_unaligned(turned);
+        for row in 0..TILE as isize {
+            let turned: [T; TILE] = std::array::from_fn(|i| tile[i][row as usize]);
+            target.offset(row * across.to).cast::<[T; TILE]>().write_unaligned(turned);
         }
     }
 }
