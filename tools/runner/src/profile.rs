@@ -12,7 +12,7 @@ use crate::quantity;
 use crate::table::Table;
 
 /// A provider's name and what it ran.
-type Entry = (String, TimelineEntry);
+pub type Entry = (String, TimelineEntry);
 
 /// Operators shown.
 const SHOWN: usize = 12;

@@ -37,7 +37,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         let tolerance = args.check.tolerance();
         let verdict =
             testdata::check(&opened.session, folder, &args.check.carry, tolerance, args.talk.quiet)?;
-        finish(args, model, verdict.to_json(), || verdict.print(args.talk.quiet));
+        let timeline = timeline(args, &opened)?;
+        finish(args, model, verdict.to_json(), || {
+            print_timeline(args, &timeline);
+            verdict.print(args.talk.quiet);
+        });
         return Ok(code(verdict.agrees()));
     }
     let feeds = resolve(&opened, args)?;
@@ -45,7 +49,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.bench.bench {
         let measurement = bench::measure(&opened.session, &feeds, &args.bench, args.talk.quiet)?;
         let json = measurement.to_json(&opened, &feeds, &args.bench);
-        finish(args, model, json, || measurement.print(&opened));
+        let timeline = timeline(args, &opened)?;
+        finish(args, model, json, || {
+            measurement.print(&opened);
+            print_timeline(args, &timeline);
+        });
         return Ok(ExitCode::SUCCESS);
     }
     if args.check.verify {
@@ -128,10 +136,7 @@ fn run_once(args: &RunArgs, model: &Path, opened: &Opened, feeds: &Feeds) -> Res
     };
     let summarise = |(name, value): &(String, Value)| summary::summarise(name, value, labels.as_deref());
     let summaries: Vec<Summary> = named.iter().map(summarise).collect();
-    let timeline = session.take_timeline();
-    if let Some(path) = &args.bench.profile {
-        profile::write(path, &timeline)?;
-    }
+    let timeline = timeline(args, opened)?;
     let json = json!({
         "load_ms": milliseconds(opened.load),
         "first_run_ms": milliseconds(elapsed),
@@ -142,10 +147,23 @@ fn run_once(args: &RunArgs, model: &Path, opened: &Opened, feeds: &Feeds) -> Res
     });
     finish(args, model, json, || {
         output::print_human(session, &summaries, opened.load, elapsed, args.talk.quiet);
-        if let Some(path) = args.bench.profile.as_ref().filter(|_| !args.talk.quiet) {
-            println!("\n{}", profile::hot_operators(&timeline));
-            println!("  timeline in {}: open it in ui.perfetto.dev", path.display());
-        }
+        print_timeline(args, &timeline);
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// The kernels that ran since the session was opened or asked before, written where `--profile` says.
+fn timeline(args: &RunArgs, opened: &Opened) -> Result<Vec<profile::Entry>> {
+    let timeline = opened.session.take_timeline();
+    if let Some(path) = &args.bench.profile {
+        profile::write(path, &timeline)?;
+    }
+    Ok(timeline)
+}
+
+fn print_timeline(args: &RunArgs, timeline: &[profile::Entry]) {
+    if let Some(path) = args.bench.profile.as_ref().filter(|_| !args.talk.quiet) {
+        println!("\n{}", profile::hot_operators(timeline));
+        println!("  timeline in {}: open it in ui.perfetto.dev", path.display());
+    }
 }

@@ -160,11 +160,21 @@ fn verify_and_bisect_compare_with_the_plain_cpu() {
 fn a_profile_is_a_trace_with_events() {
     let folder = folder("profile");
     let path = folder.join("trace.json");
-    let text = succeeds(&[&model(), "--profile", &path.display().to_string()]);
-    assert!(text.contains("ui.perfetto.dev"), "{text}");
-    let trace: Json = serde_json::from_slice(&std::fs::read(&path).expect("the trace")).expect("JSON");
-    let complete = |e: &&Json| e["ph"] == "X" && e["dur"].as_f64().is_some();
-    assert!(trace["traceEvents"].as_array().expect("events").iter().filter(complete).count() > 0, "{trace}");
+    let digits = digits().display().to_string();
+    let ways: [&[&str]; 3] =
+        [&[], &["--test-data", &digits, "--rtol", "1e-3"], &["--bench", "--duration", "0.1"]];
+    for way in ways {
+        let file = path.display().to_string();
+        let (model, mut arguments) = (model(), vec!["--profile", &file]);
+        arguments.extend(way);
+        arguments.push(&model);
+        let text = succeeds(&arguments);
+        assert!(text.contains("ui.perfetto.dev"), "{text}");
+        let trace: Json = serde_json::from_slice(&std::fs::read(&path).expect("the trace")).expect("JSON");
+        let complete = |e: &&Json| e["ph"] == "X" && e["dur"].as_f64().is_some();
+        assert!(trace["traceEvents"].as_array().expect("events").iter().filter(complete).count() > 0);
+        std::fs::remove_file(&path).expect("the trace can be removed");
+    }
     std::fs::remove_dir_all(folder).expect("the folder can be removed");
 }
 
