@@ -216,3 +216,36 @@ fn every_crate_folder_is_a_member() {
     }
     assert_none("Every crate is a member of the workspace.", &violations);
 }
+
+/// The stages of the runtime in the order in which data flows. `model` and `graph` share their types.
+const STAGES: &[&[&str]] = &[
+    &["model", "graph"],
+    &["shape"],
+    &["optimize"],
+    &["plugin"],
+    &["partition"],
+    &["plan"],
+    &["execute"],
+    &["session"],
+];
+
+#[test]
+fn a_stage_of_the_runtime_uses_only_earlier_stages() {
+    let rank = |stage: &str| STAGES.iter().position(|names| names.contains(&stage));
+    let mut violations = Vec::new();
+    for file in crate::tree::files_under("runtime/src/") {
+        let folder = file.path["runtime/src/".len()..].split('/').next().unwrap_or_default().to_string();
+        let Some(own) = rank(&folder) else { continue };
+        for (number, line) in file.lines().take(crate::tree::product_line_count(&file)) {
+            for used in line.split("crate::").skip(1) {
+                let used = used.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                if rank(used).is_some_and(|used| used > own) {
+                    let message =
+                        format!("stage '{folder}' uses the later stage '{used}': move what both need");
+                    violations.push(file.at(number, &message));
+                }
+            }
+        }
+    }
+    assert_none("A stage of the runtime uses only earlier stages.", &violations);
+}

@@ -4,9 +4,9 @@ use smallvec::SmallVec;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::execute::frame::{Frame, Held};
-use crate::execute::host_op::HostOp;
+use crate::execute::frame::{Frame, Held, Runner};
 use crate::execute::slices;
+use crate::graph::host_op::HostOp;
 use crate::plan::{BodyPlan, HostStep};
 use crate::tensor::{Tensor, Value};
 
@@ -14,18 +14,19 @@ type Values = SmallVec<[Value; 2]>;
 type Inputs = SmallVec<[Option<Value>; 4]>;
 
 /// Runs one operator with its nested graphs.
-pub(super) fn run(step: &HostStep, frame: &mut Frame) -> Result<()> {
+pub(super) fn run(step: &HostStep, bodies: &[Runner], frame: &mut Frame) -> Result<()> {
     let inputs: Inputs = step
         .inputs
         .iter()
         .map(|source| source.as_ref().map(|source| frame.value(source)).transpose())
         .collect::<Result<_>>()?;
+    let control = Control { step, bodies };
     let outputs = match step.op {
-        HostOp::If => branch(step, &inputs, frame)?,
-        HostOp::Loop => repeat(step, inputs, frame)?,
-        HostOp::Scan if step.version < 9 => scan_batched(step, inputs, frame)?,
-        HostOp::Scan => scan(step, inputs, frame)?,
-        HostOp::SequenceMap => map(step, &inputs, frame)?,
+        HostOp::If => branch(control, &inputs, frame)?,
+        HostOp::Loop => repeat(control, inputs, frame)?,
+        HostOp::Scan if step.version < 9 => scan_batched(control, inputs, frame)?,
+        HostOp::Scan => scan(control, inputs, frame)?,
+        HostOp::SequenceMap => map(control, &inputs, frame)?,
         other => return Err(Error::internal(format!("{other:?} has no nested graph"))),
     };
     for (slot, value) in step.outputs.iter().zip(outputs) {
@@ -36,25 +37,32 @@ pub(super) fn run(step: &HostStep, frame: &mut Frame) -> Result<()> {
     Ok(())
 }
 
+/// An operator with runners of its nested graphs.
+#[derive(Clone, Copy)]
+struct Control<'a> {
+    step: &'a HostStep,
+    bodies: &'a [Runner],
+}
+
 /// A nested graph with the values it captures, ready to run.
 struct Body<'a> {
     plan: &'a BodyPlan,
+    runner: &'a Runner,
     captures: SmallVec<[Value; 4]>,
 }
 
 impl<'a> Body<'a> {
-    fn new(step: &'a HostStep, attribute: &str, frame: &Frame) -> Result<Body<'a>> {
-        let plan = step
-            .bodies
-            .iter()
-            .find(|body| body.attribute == attribute)
+    fn new(control: Control<'a>, attribute: &str, frame: &Frame) -> Result<Body<'a>> {
+        let mut bodies = control.step.bodies.iter().zip(control.bodies);
+        let (plan, runner) = bodies
+            .find(|(body, _)| body.attribute == attribute)
             .ok_or_else(|| Error::invalid_model(format!("the nested graph '{attribute}' is missing")))?;
         let captures = plan.captures.iter().map(|source| frame.value(source)).collect::<Result<_>>()?;
-        Ok(Body { plan, captures })
+        Ok(Body { plan, runner, captures })
     }
 
     fn run(&self, formal: impl IntoIterator<Item = Value>) -> Result<Values> {
-        let mut run = self.plan.runner.start();
+        let mut run = self.runner.start();
         for (index, value) in formal.into_iter().chain(self.captures.iter().cloned()).enumerate() {
             run.input(index, value);
         }
@@ -63,7 +71,7 @@ impl<'a> Body<'a> {
 
     /// Errors unless the graph takes `inputs` values and gives at least `outputs`.
     fn check(&self, inputs: usize, outputs: usize) -> Result<()> {
-        let given = self.plan.runner.plan().outputs.len();
+        let given = self.plan.plan.outputs.len();
         if self.plan.formal_inputs == inputs && given >= outputs {
             return Ok(());
         }
@@ -74,12 +82,12 @@ impl<'a> Body<'a> {
     }
 }
 
-fn branch(step: &HostStep, inputs: &Inputs, frame: &Frame) -> Result<Values> {
+fn branch(control: Control<'_>, inputs: &Inputs, frame: &Frame) -> Result<Values> {
     let taken = match inputs.first() {
         Some(Some(condition)) => truth(condition)?,
         _ => return Err(Error::invalid_input("the condition is missing")),
     };
-    let body = Body::new(step, if taken { "then_branch" } else { "else_branch" }, frame)?;
+    let body = Body::new(control, if taken { "then_branch" } else { "else_branch" }, frame)?;
     body.run([])
 }
 
@@ -95,8 +103,8 @@ fn truth(value: &Value) -> Result<bool> {
     }
 }
 
-fn repeat(step: &HostStep, mut inputs: Inputs, frame: &Frame) -> Result<Values> {
-    let body = Body::new(step, "body", frame)?;
+fn repeat(control: Control<'_>, mut inputs: Inputs, frame: &Frame) -> Result<Values> {
+    let body = Body::new(control, "body", frame)?;
     let limit = match inputs.first() {
         Some(Some(Value::Tensor(count))) => count
             .to_i64_vec()?
@@ -111,7 +119,7 @@ fn repeat(step: &HostStep, mut inputs: Inputs, frame: &Frame) -> Result<Values> 
     };
     let carried_count = inputs.len().saturating_sub(2);
     body.check(carried_count + 2, carried_count + 1)?;
-    let scan_count = body.plan.runner.plan().outputs.len() - 1 - carried_count;
+    let scan_count = body.plan.plan.outputs.len() - 1 - carried_count;
     let mut carried: Values = inputs.drain(2..).map(|value| value.unwrap_or(Value::Optional(None))).collect();
     let mut scanned: Vec<Vec<Tensor>> = vec![Vec::new(); scan_count];
     let mut trip = 0;
@@ -185,16 +193,16 @@ impl ScanShape {
     }
 }
 
-fn scan(step: &HostStep, inputs: Inputs, frame: &Frame) -> Result<Values> {
-    let body = Body::new(step, "body", frame)?;
+fn scan(control: Control<'_>, inputs: Inputs, frame: &Frame) -> Result<Values> {
+    let body = Body::new(control, "body", frame)?;
     let values = inputs
         .into_iter()
         .map(|value| value.ok_or_else(|| Error::invalid_input("an input of Scan is missing")))
         .collect::<Result<Vec<Value>>>()?;
-    let count = scanned_inputs(step, values.len())?;
+    let count = scanned_inputs(control.step, values.len())?;
     body.check(values.len(), values.len() - count)?;
-    let outputs = body.plan.runner.plan().outputs.len() + count - values.len();
-    scan_over(&body, values, count, &ScanShape::new(step, count, outputs)?)
+    let outputs = body.plan.plan.outputs.len() + count - values.len();
+    scan_over(&body, values, count, &ScanShape::new(control.step, count, outputs)?)
 }
 
 fn scanned_inputs(step: &HostStep, inputs: usize) -> Result<usize> {
@@ -257,8 +265,8 @@ fn scan_over(body: &Body<'_>, mut values: Vec<Value>, count: usize, shape: &Scan
 }
 
 /// Scan before version 9: every value has a batch dimension in front, and input 0 holds the sequence lengths.
-fn scan_batched(step: &HostStep, mut inputs: Inputs, frame: &Frame) -> Result<Values> {
-    let body = Body::new(step, "body", frame)?;
+fn scan_batched(control: Control<'_>, mut inputs: Inputs, frame: &Frame) -> Result<Values> {
+    let body = Body::new(control, "body", frame)?;
     let lengths = match inputs.first_mut().and_then(Option::take) {
         Some(Value::Tensor(lengths)) => Some(lengths.to_i64_vec()?),
         _ => None,
@@ -268,11 +276,12 @@ fn scan_batched(step: &HostStep, mut inputs: Inputs, frame: &Frame) -> Result<Va
         .skip(1)
         .map(|value| into_tensor(value.ok_or_else(|| Error::invalid_input("an input of Scan is missing"))?))
         .collect::<Result<Vec<Tensor>>>()?;
-    let count = scanned_inputs(step, values.len())?;
+    let count = scanned_inputs(control.step, values.len())?;
     body.check(values.len(), values.len() - count)?;
     let state_count = values.len() - count;
-    let output_count = body.plan.runner.plan().outputs.len() - state_count;
-    let reversed = step.attributes.ints("directions")?.map_or_else(|| vec![0; count], <[i64]>::to_vec);
+    let output_count = body.plan.plan.outputs.len() - state_count;
+    let reversed =
+        control.step.attributes.ints("directions")?.map_or_else(|| vec![0; count], <[i64]>::to_vec);
     let shape = ScanShape {
         input_axes: vec![0; count],
         input_reversed: reversed.iter().map(|&direction| direction != 0).collect(),
@@ -315,13 +324,13 @@ fn padded(tensor: Tensor, length: usize) -> Result<Tensor> {
     slices::concat(&[tensor, tail], 0)
 }
 
-fn map(step: &HostStep, inputs: &Inputs, frame: &Frame) -> Result<Values> {
-    let body = Body::new(step, "body", frame)?;
+fn map(control: Control<'_>, inputs: &Inputs, frame: &Frame) -> Result<Values> {
+    let body = Body::new(control, "body", frame)?;
     let length = match inputs.first() {
         Some(Some(Value::Sequence(items))) => items.len(),
         _ => return Err(Error::invalid_input("the first input of SequenceMap must be a sequence")),
     };
-    let mut lists: Vec<Vec<Value>> = vec![Vec::new(); body.plan.runner.plan().outputs.len()];
+    let mut lists: Vec<Vec<Value>> = vec![Vec::new(); body.plan.plan.outputs.len()];
     for index in 0..length {
         let entry = |value: &Option<Value>| match value {
             Some(Value::Sequence(items)) => items.get(index).cloned().ok_or_else(|| {

@@ -31,7 +31,9 @@ unsafe impl Sync for Binding {}
 
 /// A plan with the frames of its past runs. Runs may overlap.
 pub struct Runner {
-    plan: Plan,
+    plan: Arc<Plan>,
+    /// For each step of the plan, runners of the nested graphs of its host operator.
+    bodies: Vec<Vec<Runner>>,
     #[expect(clippy::vec_box, reason = "a frame is handed from run to run, and a pointer moves faster")]
     frames: Mutex<Vec<Box<Frame>>>,
 }
@@ -99,8 +101,14 @@ enum Block {
 
 impl Runner {
     /// A runner of `plan`.
-    pub fn new(plan: Plan) -> Runner {
-        Runner { plan, frames: Mutex::default() }
+    pub fn new(plan: impl Into<Arc<Plan>>) -> Runner {
+        let plan = plan.into();
+        let of = |step: &plan::Step| match &step.action {
+            Action::Host(host) => host.bodies.iter().map(|body| Runner::new(body.plan.clone())).collect(),
+            Action::Run(_) | Action::Copy(_) => Vec::new(),
+        };
+        let bodies = plan.steps.iter().map(of).collect();
+        Runner { plan, bodies, frames: Mutex::default() }
     }
 
     /// The plan this runs.
@@ -126,7 +134,7 @@ impl Runner {
         if !self.plan.arena.is_empty() {
             frame.lay_out_arena(&self.plan)?;
         }
-        for step in &self.plan.steps {
+        for (step, bodies) in self.plan.steps.iter().zip(&self.bodies) {
             match &step.action {
                 Action::Run(step) => run::run(&self.plan, step, frame, bindings)?,
                 Action::Copy(step) => run::copy(&self.plan, *step, frame, bindings)?,
@@ -134,7 +142,7 @@ impl Runner {
                     sequence::run(step, frame).map_err(|error| error.in_node(&step.label))?;
                 }
                 Action::Host(step) => {
-                    control::run(step, frame).map_err(|error| error.in_node(&step.label))?
+                    control::run(step, bodies, frame).map_err(|error| error.in_node(&step.label))?
                 }
             }
             for &slot in &step.release {

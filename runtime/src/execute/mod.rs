@@ -2,7 +2,6 @@
 
 mod control;
 mod frame;
-pub mod host_op;
 mod run;
 mod sequence;
 mod slices;

@@ -10,6 +10,7 @@ mod order;
 mod types;
 
 mod build;
+pub mod host_op;
 pub mod inline;
 
 use std::collections::{BTreeMap, HashMap};

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::error::{Error, Result, Stage};
-use crate::execute::host_op;
+use crate::graph::host_op;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::partition::{Claims, Cluster, Offer, Partitions, Place};
 

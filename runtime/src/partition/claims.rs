@@ -3,7 +3,7 @@
 use tenon_plugin_api::host;
 
 use crate::error::{Error, Result, Stage};
-use crate::execute::host_op;
+use crate::graph::host_op;
 use crate::graph::{Graph, NodeId};
 use crate::plugin::{GraphView, provider_error};
 
@@ -45,11 +45,19 @@ impl Claims {
     }
 }
 
+/// Why every provider declines a node with nested graphs.
+const NESTED: &str = "the node has graph attributes, which only operators of the runtime itself can have";
+
 /// Asks every device about the nodes of `graph` that the host does not run itself.
 pub fn gather(graph: &Graph, devices: &[std::sync::Arc<host::Device>]) -> Result<Claims> {
-    let nodes: Vec<NodeId> =
-        graph.topological_order()?.iter().copied().filter(|&id| !host_op::is_host(graph, id)).collect();
+    let foreign = graph.topological_order()?.iter().copied().filter(|&id| !host_op::is_host(graph, id));
+    let (nodes, nested): (Vec<NodeId>, Vec<NodeId>) =
+        foreign.partition(|&id| graph.node(id).bodies().is_empty());
     let mut claims = Claims::default();
+    for (device, node) in (0..devices.len()).flat_map(|device| nested.iter().map(move |&node| (device, node)))
+    {
+        claims.declines.push(Decline { device, node, reason: NESTED.to_owned() });
+    }
     if nodes.is_empty() {
         return Ok(claims);
     }

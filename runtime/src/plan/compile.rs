@@ -8,8 +8,7 @@ use tenon_plugin_api::host;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result, ResultExt, Stage};
-use crate::execute::Runner;
-use crate::execute::host_op;
+use crate::graph::host_op;
 use crate::graph::{Graph, NodeId, TensorType, ValueId};
 use crate::partition::{self, Chooser, Cluster, DeviceCost, Partitions, Place};
 use crate::plan::{
@@ -208,7 +207,7 @@ impl<'g> Planner<'g> {
             let captures = body.captures().iter().map(|&value| self.source(value)).collect::<Result<_>>()?;
             bodies.push(BodyPlan {
                 attribute: body.attribute().to_string(),
-                runner: Runner::new(planned.plan),
+                plan: Arc::new(planned.plan),
                 formal_inputs: body.formal_inputs().len(),
                 captures,
                 output_types: output_types(body.graph()),

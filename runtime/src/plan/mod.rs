@@ -10,8 +10,7 @@ use smallvec::SmallVec;
 use tenon_plugin_api::host;
 
 use crate::dtype::DType;
-use crate::execute::Runner;
-use crate::execute::host_op::HostOp;
+use crate::graph::host_op::HostOp;
 use crate::graph::{Attributes, Shape, TensorType};
 use crate::partition::Place;
 use crate::tensor::Tensor;
@@ -112,7 +111,7 @@ pub(crate) struct HostStep {
 /// A nested graph, planned, and what it reads of the outer graph.
 pub(crate) struct BodyPlan {
     pub attribute: String,
-    pub runner: Runner,
+    pub plan: Arc<Plan>,
     pub formal_inputs: usize,
     pub captures: Vec<Source>,
     /// The tensor type of each output, where known.
@@ -125,7 +124,7 @@ impl Plan {
         let count = |step: &Step| match &step.action {
             Action::Run(_) => 1,
             Action::Copy(_) => 0,
-            Action::Host(host) => host.bodies.iter().map(|body| body.runner.plan().cluster_count()).sum(),
+            Action::Host(host) => host.bodies.iter().map(|body| body.plan.cluster_count()).sum(),
         };
         self.steps.iter().map(count).sum()
     }

@@ -60,7 +60,7 @@ impl Plan {
         for body in &host.bodies {
             let captures: Vec<String> = body.captures.iter().map(|source| self.source(source)).collect();
             writeln!(f, "{pad}   {} captures [{}]", body.attribute, captures.join(", "))?;
-            body.runner.plan().write(f, depth + 2)?;
+            body.plan.write(f, depth + 2)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Replaces nodes that no provider takes by the bodies of their functions, until every node is taken or has no body.
 
 use crate::error::{Result, ResultExt};
-use crate::execute::host_op;
+use crate::graph::host_op;
 use crate::graph::{Graph, NodeId, inline};
 use crate::optimize;
 use crate::plan::Compiler;
