@@ -89,6 +89,14 @@ const CASES: &[Case] = &[
     case([1, 1, 3, 5], &[5, 6, 7], &[3, 2, 3], &[1, 2, 1], &[1, 1, 2], [&[1, 0, 2], &[1, 1, 0]]),
     case([1, 1, 2, 3], &[2, 2], &[3, 3], &[1, 1], &[1, 1], [&[2, 2], &[2, 2]]),
     case([1, 1, 2, 3], &[2, 40], &[1, 3], &[1, 1], &[1, 1], [&[0, 70], &[0, 1]]),
+    case([1, 1, 1100, 9], &[6, 31], &[1, 1], &[1, 1], &[1, 1], [&[0, 0], &[0, 0]]),
+    case([2, 1, 300, 15], &[11, 23], &[3, 3], &[1, 1], &[1, 1], [&[1, 1], &[1, 1]]),
+    case([2, 2, 600, 6], &[8, 33], &[3, 2], &[1, 1], &[1, 1], [&[0, 0], &[0, 0]]),
+    case([1, 1, 3, 2], &[31, 45], &[4, 5], &[3, 2], &[2, 3], [&[3, 1], &[0, 5]]),
+    case([1, 1, 2, 29], &[19, 26], &[2, 2], &[2, 2], &[2, 2], [&[1, 2], &[2, 1]]),
+    case([3, 1, 7, 1], &[24, 1], &[5, 1], &[1, 1], &[1, 1], [&[0, 0], &[0, 0]]),
+    case([1, 1, 1, 4], &[3000], &[64], &[16], &[1], [&[5], &[7]]),
+    case([1, 1, 6, 2], &[17, 18], &[3, 3], &[1, 1], &[1, 1], [&[0, 2], &[2, 0]]),
 ];
 
 impl Case {
@@ -125,6 +133,13 @@ fn convolutions_agree_for_all_forms_with_bias_residual_and_activation() {
             y.fill(f32::NAN);
             conv(ctx, &shape, &x, &packed, &epilogue, &mut y).unwrap();
             assert_close(&y, &full, 1e-4, &what);
+            let smooth = ConvEpilogue { activation: Unary::Sigmoid, ..epilogue };
+            let sum = |i: usize| plain[i] + f64::from(bias[i / outp % shape.out_channels]);
+            let squashed: Vec<f64> =
+                (0..plain.len()).map(|i| 1.0 / (1.0 + (-sum(i) - f64::from(residual[i])).exp())).collect();
+            y.fill(f32::NAN);
+            conv(ctx, &shape, &x, &packed, &smooth, &mut y).unwrap();
+            assert_close(&y, &squashed, 1e-4, &what);
             y.fill(f32::NAN);
             conv_reference(ctx, &shape, &x, &filter, &epilogue, &mut y).unwrap();
             assert_close(&y, &full, 1e-4, &what);

@@ -1,15 +1,20 @@
 //! The ONNX backend suite through the public session API: every case of a folder, isolated from crashes and hangs.
 //!
-//! `conformance CASES [--provider NAME] [--provider-library FILE] [--filter TEXT]... [--ops A,B] [--threads N] [--csv FILE]`
-//! CASES holds `<kind>/<case>/{model.onnx, meta.json, test_data_set_<n>/{input,output}_<i>.pb}`. Cases run in worker
-//! processes; a worker that dies or stalls costs its case and is replaced. Exits 1 when a result differs from what the
-//! provider's lists expect (`conformance/unsupported.toml` and `expected_failures.toml` in the provider's folder).
+//! `conformance CASES [--provider NAME] [--provider-library FILE] [--lists FOLDER] [--filter TEXT]... [--ops A,B]
+//! [--threads N] [--csv FILE] [--table FILE [--check]] [--agreement SHARE] [--verbose]`
+//! CASES holds `<kind>/<case>/{model.onnx, meta.json, test_data_set_<n>/{input,output}_<i>.pb}`; a kind may be an archive
+//! `<kind>.zip` of such folders. Cases run in worker processes; a worker that dies or stalls costs its case and is
+//! replaced. Exits 1 when a result differs from what the provider's lists expect (`unsupported.toml` and
+//! `expected_failures.toml` of the folder `--lists`), and with `--check` when the table in the file is not this run's; with
+//! `--agreement` only when a smaller share of the cases passes.
 
 mod case;
 mod compare;
 mod lists;
 mod pool;
 mod report;
+mod source;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +30,12 @@ pub struct Options {
     pub workers: usize,
     pub csv: Option<PathBuf>,
     pub lists: Option<PathBuf>,
+    /// Where the table of a whole run goes.
+    pub table: Option<PathBuf>,
+    /// Compare with the table in the file instead of writing it.
+    pub check: bool,
+    /// The share of cases that must pass, instead of all.
+    pub agreement: Option<f64>,
     pub verbose: bool,
     /// Time after which a case counts as hanging.
     pub limit: Duration,
@@ -70,6 +81,9 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         workers: std::thread::available_parallelism().map_or(1, usize::from),
         csv: None,
         lists: None,
+        table: None,
+        check: false,
+        agreement: None,
         verbose: false,
         limit: Duration::from_secs(20),
     };
@@ -84,6 +98,11 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
             "--threads" => options.workers = value()?.parse().map_err(|_| "--threads needs a number")?,
             "--csv" => options.csv = Some(value()?.into()),
             "--lists" => options.lists = Some(value()?.into()),
+            "--table" => options.table = Some(value()?.into()),
+            "--agreement" => {
+                options.agreement = Some(value()?.parse().map_err(|_| "--agreement needs a number")?);
+            }
+            "--check" => options.check = true,
             "--verbose" => options.verbose = true,
             "--worker" => {}
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),

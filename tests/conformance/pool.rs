@@ -94,7 +94,7 @@ fn ask(
         Some(worker) => worker,
         None => Worker::start(arguments)?,
     };
-    writeln!(worker.stdin, "{}", case.folder.display()).map_err(|error| format!("CRASH {error}"))?;
+    writeln!(worker.stdin, "{}", case.source).map_err(|error| format!("CRASH {error}"))?;
     let deadline = Instant::now() + limit;
     match worker.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(answer) => {

@@ -8,6 +8,7 @@ use crate::Options;
 use crate::case;
 use crate::lists::Lists;
 use crate::pool::Outcome;
+use crate::table;
 
 /// Prints the outcome and writes the table; fails on a failure without an excuse and on an excused case that passed.
 pub fn print(outcomes: &[Outcome], lists: &Lists, options: &Options) -> ExitCode {
@@ -45,16 +46,42 @@ pub fn print(outcomes: &[Outcome], lists: &Lists, options: &Options) -> ExitCode
         eprintln!("error: cannot write {}: {error}", path.display());
         return ExitCode::from(2);
     }
+    let fresh = write_table(outcomes, lists, options);
     let passed: usize = groups.values().map(|(passed, _)| passed).sum();
     println!("conformance: {passed} passed, {} failed, {excused} skipped", unexpected.len());
-    if unexpected.is_empty() && surprises.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let agrees = match options.agreement {
+        None => unexpected.is_empty() && surprises.is_empty(),
+        Some(share) => passed as f64 >= share * outcomes.len() as f64,
+    };
+    if agrees && fresh { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Writes the table, or compares it; false when that failed or the table in the file is another one.
+fn write_table(outcomes: &[Outcome], lists: &Lists, options: &Options) -> bool {
+    let Some(path) = &options.table else { return true };
+    let text = table::markdown(outcomes, lists, &options.provider);
+    if options.check {
+        let same = std::fs::read_to_string(path).is_ok_and(|found| found == text);
+        if !same {
+            eprintln!(
+                "error: {} is not up to date: run `cargo xtask conformance` and commit it",
+                path.display()
+            );
+        }
+        return same;
+    }
+    let written = std::fs::write(path, text);
+    if let Err(error) = &written {
+        eprintln!("error: cannot write {}: {error}", path.display());
+    }
+    written.is_ok()
 }
 
 /// Passed and all, by operator; a case counts for each operator of its model.
 fn print_operators(outcomes: &[Outcome]) {
     let mut table: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for outcome in outcomes {
-        for operator in case::operators(&outcome.case.folder) {
+        for operator in case::operators(&outcome.case) {
             let row = table.entry(operator).or_default();
             row.0 += usize::from(outcome.failure.is_none());
             row.1 += 1;

@@ -121,3 +121,23 @@ fn a_branch_sees_the_values_of_the_outer_graph() {
         }
     }
 }
+
+#[test]
+fn a_nested_graph_of_an_unknown_operator_is_declined_with_the_reason() {
+    let mut body = Graph::new("body", opsets());
+    let x = body.add_input("x", float(&[4])).unwrap();
+    let (_, y) = body.append(node("Neg"), &[Some(x)], 1).unwrap();
+    body.add_output("y", y[0], None);
+    let mut graph =
+        Graph::new("outer", Arc::new([("".into(), 21), ("custom".into(), 1)].into_iter().collect()));
+    let x = graph.add_input("x", float(&[4])).unwrap();
+    let mystery =
+        Node::new("custom", "Mystery", 1).with_name("mystery").with_body(Body::new("body", body, vec![]));
+    let (_, results) = graph.append(mystery, &[Some(x)], 1).unwrap();
+    graph.add_output("y", results[0], None);
+    let error = match Session::from_graph(&environment(), graph, &options(&["cpu".into()])) {
+        Ok(_) => panic!("no provider can take the node"),
+        Err(error) => error.to_string(),
+    };
+    assert!(error.contains("mystery") && error.contains("graph attributes"), "{error}");
+}

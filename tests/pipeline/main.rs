@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod control;
+mod gradient;
 mod scattered;
 
 use std::path::{Path, PathBuf};

@@ -103,6 +103,43 @@ def GroupQueryAttention(rng):
 
 
 @generator
+def GroupQueryAttentionWindow(rng):
+    """A cache that holds a window of positions only, and chunks of several entries."""
+    kv_heads, width = pick(rng, 1, 2), 16
+    heads, batch, rows = kv_heads * pick(rng, 1, 2), pick(rng, 1, 2, 3), int(rng.integers(1, 9))
+    window = int(rng.integers(1, 7))
+    capacity = window + int(rng.integers(0, 5))
+    # What is in rows that query_seqlens calls padding is open, so no row is.
+    counted = batch > 1 and rows > 1 or flag(rng)
+    totals = [int(rng.integers(1, 20)) + rows for _ in range(batch)]
+    rotary = flag(rng)
+    cos, sin = angles(rng, max(totals) + rows, width // 2) if rotary else (None, None)
+    total = max(totals)
+    inputs = {
+        "query": floats(rng, batch, rows, heads * width),
+        "key": floats(rng, batch, rows, kv_heads * width),
+        "value": floats(rng, batch, rows, kv_heads * width),
+        "past_key": floats(rng, batch, kv_heads, capacity, width),
+        "past_value": floats(rng, batch, kv_heads, capacity, width),
+        "seqlens_k": np.array([t - 1 for t in totals], np.int32),
+        "total_sequence_length": np.array(total, np.int32),
+        "cos_cache": cos,
+        "sin_cache": sin,
+        "position_ids": None,
+        "attention_bias": floats(rng, pick(rng, 1, batch), pick(rng, 1, heads), rows, total) if flag(rng, 0.3) else None,
+        "head_sink": None,
+        "k_scale": None,
+        "v_scale": None,
+        "q_norm_weight": None,
+        "k_norm_weight": None,
+        "query_seqlens": np.full(batch, rows, np.int32) if counted else None,
+    }
+    attributes = dict(num_heads=heads, kv_num_heads=kv_heads, do_rotary=int(rotary), local_window_size=window)
+    attributes["sliding_window_cache"] = 1
+    return Case("GroupQueryAttention", inputs, attributes, outputs=3, wanted=(0,), rtol=5e-3, atol=1e-4)
+
+
+@generator
 def GroupQueryAttentionQuantized(rng):
     kv_heads = pick(rng, 1, 2)
     heads, width = kv_heads * pick(rng, 1, 2), 16

@@ -1,20 +1,25 @@
 """Writes test vectors for com.microsoft operators: random options and shapes, expected outputs from ONNX Runtime's CPU kernels.
 
-Each case is a folder like those of the ONNX backend suite: `model.onnx`, `meta.json` (tolerances) and
-`test_data_set_0/{input,output}_<i>.pb`. Combinations that ONNX Runtime refuses are skipped and counted.
+OUT gets an archive `<operator>.zip` for each operator. A case is a folder in it like those of the ONNX backend suite:
+`model.onnx`, `meta.json` (tolerances) and `test_data_set_0/{input,output}_<i>.pb`. Combinations that ONNX Runtime refuses
+are skipped and counted.
 
-    python contrib_vectors.py OUT [--count 20] [--seed 1] [--ops GroupQueryAttention,MoE] [--limit-bytes 2000000]
+    python contrib_vectors.py OUT [--count 20] [--seed 1] [--ops GroupQueryAttention,MoE] [--limit-bytes 40000]
 """
 
 import argparse
+import io
 import json
 import pathlib
+import zipfile
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import contrib_attention  # noqa: F401  (registers its generators)
 import contrib_layers  # noqa: F401  (registers its generators)
+import contrib_small  # noqa: F401  (registers its generators)
 from contrib_case import DOMAIN, GENERATORS
 
 
@@ -82,29 +87,37 @@ def typed(model, outputs):
     return model
 
 
-def write(folder, case, model, feeds, outputs):
-    data = folder / "test_data_set_0"
-    data.mkdir(parents=True, exist_ok=True)
-    (folder / "model.onnx").write_bytes(typed(model, outputs).SerializeToString())
-    (folder / "meta.json").write_text(json.dumps(dict(rtol=case.rtol, atol=case.atol)))
+def files(case, model, feeds, outputs):
+    """Path and contents of a case's files."""
+    yield "model.onnx", typed(model, outputs).SerializeToString()
+    yield "meta.json", json.dumps(dict(rtol=case.rtol, atol=case.atol)).encode()
     for index, (name, value) in enumerate(feeds.items()):
-        (data / f"input_{index}.pb").write_bytes(numpy_helper.from_array(value, name).SerializeToString())
+        yield f"test_data_set_0/input_{index}.pb", numpy_helper.from_array(value, name).SerializeToString()
     for index, (info, value) in enumerate(zip(model.graph.output, outputs)):
-        (data / f"output_{index}.pb").write_bytes(numpy_helper.from_array(value, info.name).SerializeToString())
+        yield f"test_data_set_0/output_{index}.pb", numpy_helper.from_array(value, info.name).SerializeToString()
 
 
-def cases(names, count, seed):
+def packed(archive, name, contents):
+    """Writes files to an archive, without the time of day; returns the bytes they take."""
+    before = archive.fp.tell()
+    for path, data in contents:
+        entry = zipfile.ZipInfo(f"{name}/{path}")
+        entry.compress_type = zipfile.ZIP_DEFLATED
+        archive.writestr(entry, data, compresslevel=9)
+    return archive.fp.tell() - before
+
+
+def cases(name, count, seed):
     """Yields (name, case, model, feeds, expected outputs or the refusal)."""
-    for name in names:
-        for index in range(count):
-            rng = np.random.default_rng([seed, index, *name.encode()])
-            case = GENERATORS[name](rng)
-            model, feeds = to_model(case)
-            try:
-                outputs = expected(model, feeds)
-            except Exception as refusal:  # ONNX Runtime raises its own kinds for each stage.
-                outputs = refusal
-            yield f"{name.lower()}_{index}", case, model, feeds, outputs
+    for index in range(count):
+        rng = np.random.default_rng([seed, index, *name.encode()])
+        case = GENERATORS[name](rng)
+        model, feeds = to_model(case)
+        try:
+            outputs = expected(model, feeds)
+        except Exception as refusal:  # ONNX Runtime raises its own kinds for each stage.
+            outputs = refusal
+        yield f"{name.lower()}_{index}", case, model, feeds, outputs
 
 
 def main():
@@ -113,20 +126,30 @@ def main():
     parser.add_argument("--count", type=int, default=20, help="cases an operator")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ops", default=",".join(GENERATORS), help="operators, separated by commas")
-    parser.add_argument("--limit-bytes", type=int, default=None, help="stop writing beyond this size")
+    parser.add_argument("--limit-bytes", type=int, help="leave out cases with which an archive would be larger")
+    parser.add_argument("--refusals", action="store_true", help="print why ONNX Runtime refuses a combination")
     arguments = parser.parse_args()
-    written = refused = total_bytes = 0
-    for name, case, model, feeds, outputs in cases(arguments.ops.split(","), arguments.count, arguments.seed):
-        if isinstance(outputs, Exception):
-            refused += 1
-            continue
-        size = model.ByteSize() + sum(v.nbytes for v in feeds.values()) + sum(v.nbytes for v in outputs)
-        if arguments.limit_bytes is not None and total_bytes + size > arguments.limit_bytes:
-            continue
-        total_bytes += size
-        write(arguments.out / name, case, model, feeds, outputs)
-        written += 1
-    print(f"{written} cases written ({total_bytes} bytes), {refused} combinations refused by ONNX Runtime")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    written = refused = total = 0
+    for operator in arguments.ops.split(","):
+        size = 0
+        with zipfile.ZipFile(arguments.out / f"{operator}.zip", "w") as archive:
+            for name, case, model, feeds, outputs in cases(operator, arguments.count, arguments.seed):
+                if isinstance(outputs, Exception):
+                    refused += 1
+                    if arguments.refusals:
+                        print(f"{name}: {outputs}")
+                    continue
+                contents = list(files(case, model, feeds, outputs))
+                with zipfile.ZipFile(io.BytesIO(), "w") as trial:
+                    larger = size + packed(trial, name, contents)
+                if arguments.limit_bytes is not None and larger > arguments.limit_bytes:
+                    continue
+                size = larger
+                packed(archive, name, contents)
+                written += 1
+        total += (arguments.out / f"{operator}.zip").stat().st_size
+    print(f"{written} cases written ({total} bytes), {refused} combinations refused by ONNX Runtime")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 //! Max, average and Lp pooling over any number of spatial dimensions.
 
+use super::buffer::with_scratch;
 use super::features::Context;
+use super::float::MAX_LANES;
 use super::simd::{Kernel, Simd, max_nan};
 use crate::error::{KernelError, Result, checked_product, expect_len};
 use crate::parallel::{SharedMut, for_each_range};
@@ -121,12 +123,14 @@ impl Window {
 
     /// Taps inside the padded input of an output position, for averages that count the padding.
     fn padded_taps(&self, index: &[usize]) -> usize {
-        let inside = |d: usize| {
-            let start = index[d] * self.strides[d];
-            let padded = self.input[d] + self.pads_begin[d] + self.pads_end[d];
-            (0..self.kernel[d]).filter(|tap| start + tap * self.dilations[d] < padded).count()
-        };
-        (0..self.rank()).map(inside).product()
+        (0..self.rank()).map(|d| self.padded_taps_along(d, index[d])).product()
+    }
+
+    /// Taps along dimension `d` inside the padded input for output index `o`.
+    fn padded_taps_along(&self, d: usize, o: usize) -> usize {
+        let start = o * self.strides[d];
+        let padded = self.input[d] + self.pads_begin[d] + self.pads_end[d];
+        padded.saturating_sub(start).div_ceil(self.dilations[d]).min(self.kernel[d])
     }
 
     /// Coordinates of a flat output index.
@@ -164,19 +168,29 @@ pub fn pool(
     let (in_len, out_len) = (window.input.iter().product::<usize>(), window.output.iter().product::<usize>());
     let taps: usize = window.kernel.iter().product();
     let out = SharedMut::new(y);
-    let flat = Plane2d::of(window);
+    let flat = match kind {
+        Pool::Max => Plane2d::of(window, None),
+        Pool::Average { count_include_pad } => Plane2d::of(window, Some(count_include_pad)),
+        Pool::Lp { .. } => None,
+    };
     for_each_range(ctx.parallel, planes, (GRAIN / (out_len * taps).max(1)).max(1), 1, &|range| {
-        for plane in range {
-            let x = &x[plane * in_len..(plane + 1) * in_len];
-            // SAFETY: planes are disjoint.
-            let y = unsafe { out.slice(plane * out_len..(plane + 1) * out_len) };
-            match (&flat, kind) {
-                (Some(flat), Pool::Max | Pool::Average { .. }) => {
-                    ctx.features.dispatch(PlaneKernel { flat, window, kind, x, y });
+        let line_len = flat.as_ref().map_or(0, |flat| flat.line_len);
+        with_scratch::<f32, _>(2 * line_len, |scratch| {
+            let (line, slid) = scratch.split_at_mut(line_len);
+            line.fill(if kind == Pool::Max { f32::NEG_INFINITY } else { 0.0 });
+            for plane in range {
+                let x = &x[plane * in_len..(plane + 1) * in_len];
+                // SAFETY: planes are disjoint.
+                let y = unsafe { out.slice(plane * out_len..(plane + 1) * out_len) };
+                match &flat {
+                    Some(flat) if kind == Pool::Max => {
+                        ctx.features.dispatch(PlaneKernel::<true> { flat, line, slid, x, y });
+                    }
+                    Some(flat) => ctx.features.dispatch(PlaneKernel::<false> { flat, line, slid, x, y }),
+                    None => pool_plane(kind, window, x, y),
                 }
-                _ => pool_plane(kind, window, x, y),
             }
-        }
+        });
     });
     Ok(())
 }
@@ -269,94 +283,185 @@ fn to_column_major(mut flat: usize, extents: &[usize]) -> usize {
     result
 }
 
-/// A window of at most two dimensions without dilation along columns, seen as two-dimensional.
-struct Plane2d {
-    height: usize,
-    width: usize,
-    out_height: usize,
-    out_width: usize,
+/// One dimension of a plane.
+struct Side {
+    input: usize,
+    output: usize,
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+    pad: usize,
+    /// What averages divide by, for each output.
+    counts: Vec<f32>,
 }
 
-impl Plane2d {
-    fn of(window: &Window) -> Option<Self> {
-        let out_width = *window.output.last()?;
-        let width = *window.input.last()?;
-        match window.rank() {
-            1 => Some(Self { height: 1, width, out_height: 1, out_width }),
-            2 => Some(Self { height: window.input[0], width, out_height: window.output[0], out_width }),
-            _ => None,
+impl Side {
+    /// Dimension `d` of the window; `padded` says whether averages count the padding.
+    fn of(window: &Window, d: usize, padded: Option<bool>) -> Self {
+        let count = |o: usize| {
+            let (first, end, _) = window.taps(d, o);
+            if padded == Some(true) { window.padded_taps_along(d, o) } else { end - first }
+        };
+        let counts = padded.map_or(Vec::new(), |_| (0..window.output[d]).map(|o| count(o) as f32).collect());
+        Self {
+            input: window.input[d],
+            output: window.output[d],
+            kernel: window.kernel[d],
+            stride: window.strides[d],
+            dilation: window.dilations[d],
+            pad: window.pads_begin[d],
+            counts,
         }
+    }
+
+    fn single(padded: Option<bool>) -> Self {
+        let counts = padded.map_or(Vec::new(), |_| vec![1.0]);
+        Self { input: 1, output: 1, kernel: 1, stride: 1, dilation: 1, pad: 0, counts }
     }
 }
 
-struct PlaneKernel<'a> {
+/// Elements of the longest line that is held with its padding.
+const LONGEST_LINE: usize = 1 << 22;
+
+/// A window of at most two dimensions, seen as two-dimensional.
+struct Plane2d {
+    rows: Side,
+    columns: Side,
+    /// Elements of a row with its padding and what whole vectors read beyond.
+    line_len: usize,
+}
+
+impl Plane2d {
+    /// `padded` is given for averages: whether they count the padding.
+    fn of(window: &Window, padded: Option<bool>) -> Option<Self> {
+        let (rows, columns) = match window.rank() {
+            1 => (Side::single(padded), Side::of(window, 0, padded)),
+            2 => (Side::of(window, 0, padded), Side::of(window, 1, padded)),
+            _ => return None,
+        };
+        let reach = (columns.kernel - 1) * columns.dilation;
+        let outputs = columns.output.next_multiple_of(MAX_LANES);
+        let line_len = (outputs * columns.stride + reach + 2 * MAX_LANES).max(columns.pad + columns.input);
+        (line_len <= LONGEST_LINE).then_some(Self { rows, columns, line_len })
+    }
+}
+
+/// Pools a plane: the maximum, or the average where not `MAX`.
+struct PlaneKernel<'a, const MAX: bool> {
     flat: &'a Plane2d,
-    window: &'a Window,
-    kind: Pool,
+    /// Holds what changes no result wherever the input does not lie.
+    line: &'a mut [f32],
+    slid: &'a mut [f32],
     x: &'a [f32],
     y: &'a mut [f32],
 }
 
-impl Kernel for PlaneKernel<'_> {
+impl<const MAX: bool> Kernel for PlaneKernel<'_, MAX> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { flat, window, kind, x, y } = self;
-        let last = window.rank() - 1;
-        let max = kind == Pool::Max;
-        let start = if max { f32::NEG_INFINITY } else { 0.0 };
-        debug_assert_eq!(flat.height * flat.width, x.len());
+        let Self { flat, line, slid, x, y } = self;
+        let (rows, columns) = (&flat.rows, &flat.columns);
+        assert!(x.len() == rows.input * columns.input && y.len() == rows.output * columns.output);
+        assert!(line.len() == flat.line_len && slid.len() == flat.line_len);
+        if y.is_empty() {
+            return;
+        }
         // Rows are first combined down the window, then along it.
-        let mut line = vec![start; flat.width];
-        let mut index = vec![0; window.rank()];
-        for oy in 0..flat.out_height {
-            let (first, end, origin) = if last == 0 { (0, 1, 0) } else { window.taps(0, oy) };
-            line.fill(start);
-            for tap in first..end {
-                let dilation = if last == 0 { 1 } else { window.dilations[0] };
-                let row = (origin + (tap * dilation) as isize) as usize;
-                combine_row(s, max, &x[row * flat.width..(row + 1) * flat.width], &mut line);
-            }
-            index[0] = oy;
-            let out = &mut y[oy * flat.out_width..(oy + 1) * flat.out_width];
-            for (ox, out) in out.iter_mut().enumerate() {
-                let (left, right, origin) = window.taps(last, ox);
-                let mut acc = start;
-                for tap in left..right {
-                    let v = line[(origin + (tap * window.dilations[last]) as isize) as usize];
-                    acc = if !max {
-                        acc + v
-                    } else if v > acc || v.is_nan() {
-                        if acc.is_nan() { acc } else { v }
+        for (oy, out) in y.chunks_exact_mut(columns.output).enumerate() {
+            let inner = &mut line[columns.pad..columns.pad + columns.input];
+            let mut fresh = true;
+            for tap in 0..rows.kernel {
+                let row = (oy * rows.stride + tap * rows.dilation).wrapping_sub(rows.pad);
+                if row < rows.input {
+                    let x = &x[row * columns.input..(row + 1) * columns.input];
+                    if fresh {
+                        inner.copy_from_slice(x)
                     } else {
-                        acc
-                    };
+                        combine_row::<S, MAX>(s, x, inner)
+                    }
+                    fresh = false;
                 }
-                if let Pool::Average { count_include_pad } = kind {
-                    index[last] = ox;
-                    let inside = (end - first) * (right - left);
-                    let count = if count_include_pad { window.padded_taps(&index) } else { inside };
-                    acc = if count == 0 { 0.0 } else { acc / count as f32 };
+            }
+            if fresh {
+                inner.fill(if MAX { f32::NEG_INFINITY } else { 0.0 });
+            }
+            // SAFETY: the line is long enough for all windows of whole vectors of outputs.
+            unsafe {
+                match columns.stride {
+                    1 => slide::<S, MAX, 1>(s, columns, line.as_ptr(), out),
+                    2 => slide::<S, MAX, 2>(s, columns, line.as_ptr(), out),
+                    stride => {
+                        let all = (columns.output - 1) * stride + 1;
+                        slide::<S, MAX, 1>(s, columns, line.as_ptr(), &mut slid[..all]);
+                        out.iter_mut().zip(slid.iter().step_by(stride)).for_each(|(out, &v)| *out = v);
+                    }
                 }
-                *out = acc;
+            }
+            if !MAX {
+                let count = rows.counts[oy];
+                out.iter_mut().zip(&columns.counts).for_each(|(out, n)| *out /= (n * count).max(1.0));
             }
         }
     }
 }
 
+/// Combines the windows along a line, one every `STRIDE` elements.
+///
+/// # Safety
+/// The line must hold the windows of `out.len()` outputs rounded up to whole vectors.
 #[inline(always)]
-fn combine_row<S: Simd>(s: S, max: bool, x: &[f32], line: &mut [f32]) {
-    let len = line.len();
+unsafe fn slide<S: Simd, const MAX: bool, const STRIDE: usize>(
+    s: S,
+    columns: &Side,
+    line: *const f32,
+    out: &mut [f32],
+) {
     let mut i = 0;
-    while i < len {
-        let n = S::LANES.min(len - i);
-        // SAFETY: both rows hold `len` elements.
+    while i < out.len() {
+        // SAFETY: the caller's contract; a whole vector is stored only where it fits.
         unsafe {
-            let (a, p) = (s.load_partial(x.as_ptr().add(i), n), line.as_mut_ptr().add(i));
-            let b = s.load_partial(p, n);
-            s.store_partial(p, n, if max { max_nan(s, a, b) } else { s.add(b, a) });
+            let start = line.add(i * STRIDE);
+            let load = |p: *const f32| if STRIDE == 1 { s.load(p) } else { s.load_even(p) };
+            let mut v = load(start);
+            for tap in 1..columns.kernel {
+                v = combine::<S, MAX>(s, load(start.add(tap * columns.dilation)), v);
+            }
+            if i + S::LANES <= out.len() {
+                s.store(out.as_mut_ptr().add(i), v);
+            } else {
+                let mut lanes = [0.0; MAX_LANES];
+                s.store(lanes.as_mut_ptr(), v);
+                let rest = out.len() - i;
+                out[i..].copy_from_slice(&lanes[..rest]);
+            }
         }
         i += S::LANES;
+    }
+}
+
+/// `v` taken into the sum or the maximum, where NaN wins.
+#[inline(always)]
+fn combine<S: Simd, const MAX: bool>(s: S, v: S::F, sum: S::F) -> S::F {
+    if MAX { max_nan(s, v, sum) } else { s.add(sum, v) }
+}
+
+#[inline(always)]
+fn combine_row<S: Simd, const MAX: bool>(s: S, x: &[f32], line: &mut [f32]) {
+    let whole = line.len().min(x.len()) / S::LANES * S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: both rows hold a vector from `i` on.
+        unsafe {
+            let p = line.as_mut_ptr().add(i);
+            s.store(p, combine::<S, MAX>(s, s.load(x.as_ptr().add(i)), s.load(p)));
+        }
+    }
+    for (sum, &v) in line[whole..].iter_mut().zip(&x[whole..]) {
+        if !MAX {
+            *sum += v;
+        } else if v > *sum || v.is_nan() {
+            *sum = if sum.is_nan() { *sum } else { v };
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The GPU families: one entry for each folder under `arch/` that holds device text.
 
 use super::chip::{self, Chip};
-use super::unit::Unit;
+use super::unit::{Text, Unit};
+use super::{attention, device, matmul};
 use crate::error::{KernelError, Result};
 
 /// A GPU family.
@@ -17,14 +18,27 @@ pub struct Arch {
     units: fn() -> Result<Vec<Unit>>,
 }
 
+const SM90_SCALAR: Text = Text {
+    path: "arch/sm90/scalar_primitives.cuh",
+    text: include_str!("../../arch/sm90/scalar_primitives.cuh"),
+};
+
 /// Every family, newest of a vendor last.
 pub const ARCHS: &[Arch] = &[Arch {
     name: "sm90",
     target: "sm_90a",
     wave: 32,
     chips: include_str!("../../arch/sm90/chips.toml"),
-    units: || Ok(Vec::new()),
+    units: sm90_units,
 }];
+
+/// One operator after the other.
+fn sm90_units() -> Result<Vec<Unit>> {
+    let mut units = device::units(SM90_SCALAR);
+    units.extend(matmul::units("sm90")?);
+    units.extend(attention::units()?);
+    Ok(units)
+}
 
 /// The family called `name`.
 pub fn find(name: &str) -> Result<&'static Arch> {

@@ -4,8 +4,19 @@
 //! a provider binds to addresses; [`arch::units`] lists what the build compiles, with what each result must contain.
 
 pub mod arch;
+pub mod attention;
 pub mod chip;
+mod device;
+pub mod elementwise;
 pub mod launch;
+pub mod layout;
+pub mod matmul;
+pub mod pack;
+pub mod pool;
+pub mod product;
+pub mod reduce;
+pub mod rows;
+pub mod scalar;
 pub mod unit;
 
 pub use arch::Arch;

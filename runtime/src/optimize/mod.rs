@@ -13,10 +13,13 @@ mod common_nodes;
 mod constants;
 mod conv;
 mod dead_code;
+mod flex_attention;
 mod gelu;
+mod gradient;
 mod identity;
 mod if_branch;
 mod layer_norm;
+mod lower;
 mod matmul;
 mod pattern;
 mod reshape;
@@ -30,6 +33,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 pub use body::{body, expand};
+pub use lower::lower;
 
 use crate::error::{Result, ResultExt, Stage};
 use crate::graph::{Graph, NodeId, ValueId};

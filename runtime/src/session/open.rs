@@ -93,6 +93,7 @@ impl<'a> Opening<'a> {
         let dims = shape::Options { dims: self.options.dims.clone() };
         self.time("shape", |_| shape::infer(&mut graph, &dims))
             .map_err(|error| error.at_stage(ErrorStage::Shape))?;
+        optimize::lower(&mut graph).map_err(|error| error.at_stage(ErrorStage::Graph))?;
         self.keep(Stage::Shape, || graph.to_string());
         let specs = input_specs(&graph);
         if self.options.optimize {

@@ -1,9 +1,12 @@
-//! Developer commands: generate, tidy, test, conformance, zoo, bench, dist. One module for each subcommand.
+//! Developer commands: generate, tidy, test, conformance, contrib, fuzz, zoo, bench, kernels, dist. One module for each subcommand.
 
 mod bench;
 mod conformance;
+mod contrib;
 mod dist;
+mod fuzz;
 mod generate;
+mod kernels;
 mod place;
 mod process;
 mod test;
@@ -26,14 +29,20 @@ enum Command {
     Gen(generate::Args),
     /// Bring the tree into order: generated files, formatting, what clippy can mend
     Tidy(tidy::Args),
-    /// Run every check: formatting, lints, tests, conformance, zoo
+    /// Run every check: formatting, lints, tests, conformance, fuzz, contrib, zoo
     Test(test::Args),
     /// Run the ONNX backend suite through a provider
     Conformance(conformance::Args),
+    /// Run com.microsoft operators on a grid of options beside ONNX Runtime
+    Contrib(contrib::Args),
+    /// Run random small graphs beside ONNX Runtime and the ONNX reference evaluator
+    Fuzz(fuzz::Args),
     /// Fetch real models and check that runner agrees with their stored outputs
     Zoo(zoo::Args),
     /// Measure the zoo's models beside ONNX Runtime
     Bench(bench::Args),
+    /// Compile the GPU kernels and check their machine code
+    Kernels(kernels::Args),
     /// Build what is shipped into target/dist
     Dist(dist::Args),
     /// Make the Python environment that scripts run in, and print its interpreter
@@ -46,8 +55,11 @@ fn main() -> anyhow::Result<()> {
         Command::Tidy(args) => tidy::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Contrib(args) => contrib::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Zoo(args) => zoo::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Venv(args) => venv::run(&args),
     }

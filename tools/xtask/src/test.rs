@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{conformance, generate, place, process, zoo};
+use crate::{conformance, contrib, fuzz, generate, kernels, place, process, zoo};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out the backend suite and the zoo, which need Python and package registries
+    /// Leave out GPU kernels, the backend suite, random graphs and the zoo, which need Python and package registries
     #[arg(long)]
     quick: bool,
     /// Run only these checks, by name
@@ -35,9 +35,12 @@ const CHECKS: &[Check] = &[
     Check { name: "generated", slow: false, run: generated },
     Check { name: "format", slow: false, run: || cargo(&["fmt", "--all", "--check"]) },
     Check { name: "lint", slow: false, run: lint },
+    Check { name: "kernels", slow: true, run: gpu_kernels },
     Check { name: "tests", slow: false, run: tests },
     Check { name: "doc", slow: false, run: || cargo(&["test", "--quiet", "--workspace", "--doc"]) },
     Check { name: "conformance", slow: true, run: backend_suite },
+    Check { name: "fuzz", slow: true, run: random_graphs },
+    Check { name: "contrib", slow: true, run: contrib_grid },
     Check { name: "zoo", slow: true, run: real_models },
 ];
 
@@ -99,8 +102,23 @@ fn tests() -> Result<Outcome> {
     cargo(&["test", "--quiet", "--workspace", "--all-targets"])
 }
 
+fn gpu_kernels() -> Result<Outcome> {
+    kernels::run(&kernels::Args::default())?;
+    Ok(Outcome::Passed)
+}
+
 fn backend_suite() -> Result<Outcome> {
-    conformance::run(&conformance::Args::default())?;
+    conformance::run(&conformance::Args { check: true, ..conformance::Args::default() })?;
+    Ok(Outcome::Passed)
+}
+
+fn random_graphs() -> Result<Outcome> {
+    fuzz::run(&fuzz::Args { graphs: 2000, first: 0, seed: 1, provider: "cpu".to_owned() })?;
+    Ok(Outcome::Passed)
+}
+
+fn contrib_grid() -> Result<Outcome> {
+    contrib::run(&contrib::Args { count: 20, seed: 1, ops: Vec::new(), commit: false })?;
     Ok(Outcome::Passed)
 }
 

@@ -18,9 +18,18 @@ pub fn run(_: &Args) -> Result<()> {
 
 /// The interpreter, with every package of `tools/python/requirements.txt` installed.
 pub fn python() -> Result<PathBuf> {
-    let folder = place::target().join("venv");
+    environment("venv", "requirements.txt")
+}
+
+/// The same with the compiler of GPU kernels.
+pub fn kernels() -> Result<PathBuf> {
+    environment("kernels/venv", "requirements-kernels.txt")
+}
+
+fn environment(folder: &str, requirements: &str) -> Result<PathBuf> {
+    let folder = place::target().join(folder);
     let python = folder.join("bin/python");
-    let requirements = place::script("requirements.txt");
+    let requirements = place::script(requirements);
     let wanted = std::fs::read_to_string(&requirements)
         .with_context(|| format!("cannot read {}", requirements.display()))?;
     // Holds the requirements that were installed; written last, so that an interrupted install is done again.

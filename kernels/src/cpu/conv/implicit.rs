@@ -84,16 +84,16 @@ pub(super) fn convolve(
 }
 
 /// How the panels of one image and group are cut into tasks.
-struct Grid {
-    column_panels: usize,
-    column_blocks: usize,
-    row_panels: usize,
-    row_blocks: usize,
+pub(super) struct Grid {
+    pub(super) column_panels: usize,
+    pub(super) column_blocks: usize,
+    pub(super) row_panels: usize,
+    pub(super) row_blocks: usize,
 }
 
 impl Grid {
     /// Columns are cut first; rows only where columns are too few for the threads, since each row block packs again.
-    fn new(threads: usize, images: usize, columns: usize, rows: usize, most: usize) -> Self {
+    pub(super) fn new(threads: usize, images: usize, columns: usize, rows: usize, most: usize) -> Self {
         let mut column_panels = most.min(columns).max(1);
         let wanted = if threads == 1 { 1 } else { (threads * 3).div_ceil(images) };
         while columns.div_ceil(column_panels) < wanted && column_panels > 2 {

@@ -1,6 +1,7 @@
 //! Grouped convolution over any number of spatial dimensions, NCHW in and out, with a fused epilogue.
 
 mod depthwise;
+mod direct;
 mod implicit;
 mod patch;
 mod reference;
@@ -92,7 +93,10 @@ pub fn conv(
     shape.check(x, epilogue, y)?;
     filter.check(ctx, shape)?;
     match &filter.form {
-        Form::Product(groups) => implicit::convolve(ctx, shape, x, groups, epilogue, y),
+        Form::Product(groups) => match direct::Layout::new(shape) {
+            Some(layout) => direct::convolve(ctx, shape, &layout, x, groups, epilogue, y),
+            None => implicit::convolve(ctx, shape, x, groups, epilogue, y),
+        },
         Form::Depthwise(filter) => depthwise::convolve(ctx, shape, x, filter, epilogue, y),
         Form::Plain(filter) => return conv_reference(ctx, shape, x, filter, epilogue, y),
     }

@@ -162,7 +162,7 @@ fn pack_panel<S: Simd>(
 
 /// `dst[i] = image[from + i * stride]`.
 #[inline(always)]
-fn copy_run<S: Simd>(s: S, image: &[f32], from: usize, stride: usize, dst: &mut [f32]) {
+pub(super) fn copy_run<S: Simd>(s: S, image: &[f32], from: usize, stride: usize, dst: &mut [f32]) {
     let count = dst.len();
     if count == 0 {
         return;
@@ -176,8 +176,12 @@ fn copy_run<S: Simd>(s: S, image: &[f32], from: usize, stride: usize, dst: &mut 
                 s.store(dst.add(i), s.load(src.add(i)));
                 i += S::LANES;
             }
-            if i < count {
-                s.store_partial(dst.add(i), count - i, s.load_partial(src.add(i), count - i));
+            // Masked stores cost far more than a vector that overlaps the one before.
+            if i < count && count >= S::LANES {
+                let last = count - S::LANES;
+                s.store(dst.add(last), s.load(src.add(last)));
+            } else if i < count {
+                std::ptr::copy_nonoverlapping(src, dst, count);
             }
         }
         return;

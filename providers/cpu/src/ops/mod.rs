@@ -25,6 +25,7 @@ mod reduce;
 mod rows;
 mod signal;
 mod spread;
+mod streams;
 mod text;
 mod training;
 mod window;
@@ -82,6 +83,7 @@ const FAMILIES: &[&[Operator]] = &[
     elementwise::select::OPERATORS,
     elementwise::classify::OPERATORS,
     elementwise::biased::OPERATORS,
+    elementwise::gated::OPERATORS,
     cast::OPERATORS,
     quantize::OPERATORS,
     quantize::activation::OPERATORS,
@@ -109,6 +111,7 @@ const FAMILIES: &[&[Operator]] = &[
     recurrent::OPERATORS,
     attention::OPERATORS,
     moe::OPERATORS,
+    streams::OPERATORS,
     layout::view::OPERATORS,
     layout::transpose::OPERATORS,
     layout::join::OPERATORS,
@@ -123,6 +126,7 @@ const FAMILIES: &[&[Operator]] = &[
     index::topk::OPERATORS,
     index::nms::OPERATORS,
     index::ngram::OPERATORS,
+    index::alignment::OPERATORS,
     image::resize::OPERATORS,
     image::affine_grid::OPERATORS,
     image::col2im::OPERATORS,

@@ -19,14 +19,19 @@ pub const RULES: &[Rule] = &[
     Rule::of(MS, "BifurcationDetector", 3, bifurcation),
     Rule::of(MS, "CDist", 2, distances),
     Rule::of(MS, "DynamicTimeWarping", 1, time_warping),
+    Rule::of(MS, "EngramGate", 5, engram),
     Rule::of(MS, "ExpandDims", 2, expand_dims),
     Rule::of(MS, "FastGelu", 1, same),
     Rule::of(MS, "GatedAdd", 3, same),
     Rule::of(MS, "Gelu", 1, same),
     Rule::of(MS, "GemmFastGelu", 2, gemm_gelu),
+    Rule::of(MS, "HyperConnectionPostMix", 3, same),
+    Rule::of(MS, "HyperConnectionPreMix", 2, mixed_streams),
     Rule::of(MS, "Inverse", 1, same),
     Rule::of(MS, "IsAllFinite", 1, all_finite),
+    Rule::of(MS, "MatMulFpQ4", 3, product_of_blob),
     Rule::of(MS, "MoE", 2, same),
+    Rule::of(MS, "MoEGroupRouter", 2, group_router),
     Rule::of(MS, "NGramRepeatBlock", 2, repeat_block),
     Rule::of(MS, "Pad", 2, pad),
     Rule::of(MS, "QMoE", 2, same),
@@ -34,6 +39,7 @@ pub const RULES: &[Rule] = &[
     Rule::of(MS, "ScaledSiLU", 1, same),
     Rule::of(MS, "SwiGLU", 1, swiglu),
     Rule::of(MS, "TorchEmbedding", 2, embedding),
+    Rule::of(MS, "UnfoldTensor", 1, unfold),
     Rule::of(MS, "Unique", 1, unique),
 ];
 
@@ -119,5 +125,72 @@ fn unique(s: &mut Site<'_>) -> Result<()> {
     s.set_tensor(0, s.dtype(0), Some(dim::unknown(1)));
     s.set_tensor(1, DType::I64, s.shape(0).cloned());
     s.set_tensor(2, DType::I64, Some(dim::unknown(1)));
+    Ok(())
+}
+
+fn engram(s: &mut Site<'_>) -> Result<()> {
+    s.copy(0, 0);
+    s.copy(0, 1);
+    Ok(())
+}
+
+/// Streams `[.., branches, width]`, or `[.., branches * width]` where an attribute gives the number of branches.
+fn mixed_streams(s: &mut Site<'_>) -> Result<()> {
+    let branches = s.int("num_branches", 0)?;
+    let shape = s.shape(0).and_then(|x| {
+        let mut dims = x.clone();
+        let width = dims.0.pop()?;
+        if branches > 0 {
+            dims.0.push(dim::over(&width, branches));
+        } else {
+            *dims.0.last_mut()? = width;
+        }
+        Some(dims)
+    });
+    s.set_tensor(0, s.dtype(0), shape);
+    Ok(())
+}
+
+fn product_of_blob(s: &mut Site<'_>) -> Result<()> {
+    let columns = match s.ints_of(2).as_deref() {
+        Some([_, columns]) => usize::try_from(*columns).map_or(Dim::Unknown, Dim::Known),
+        _ => Dim::Unknown,
+    };
+    let shape = s.shape(0).and_then(|x| {
+        let mut dims = x.clone();
+        *dims.0.last_mut()? = columns;
+        Some(dims)
+    });
+    s.set_tensor(0, s.dtype(0), shape);
+    Ok(())
+}
+
+fn group_router(s: &mut Site<'_>) -> Result<()> {
+    let shape: Option<Shape> = s.shape(0).and_then(|x| {
+        let (experts, tokens) = x.split_last()?;
+        Some([dim::product(tokens), experts.clone()].into_iter().collect())
+    });
+    s.set_tensor(0, s.dtype(0), shape.clone());
+    s.set_tensor(1, DType::F32, shape.clone());
+    s.set_tensor(2, DType::F32, shape);
+    Ok(())
+}
+
+fn unfold(s: &mut Site<'_>) -> Result<()> {
+    let (axis, size, step) = (s.int("dim", -1)?, s.required_int("size")?, s.int("step", 1)?);
+    let shape = match s.shape(0) {
+        Some(x) if size > 0 && step > 0 => {
+            let mut dims = x.clone();
+            let at = dim::axis(axis, x.rank())?;
+            dims.0[at] = match dims[at].known() {
+                Some(n) if n as i64 >= size => Dim::Known((n - size as usize) / step as usize + 1),
+                _ => Dim::Unknown,
+            };
+            dims.0.push(Dim::Known(size as usize));
+            Some(dims)
+        }
+        _ => None,
+    };
+    s.set_tensor(0, s.dtype(0), shape);
     Ok(())
 }

@@ -243,7 +243,9 @@ fn clamp_range(size: i64, cut: &Cut) -> Option<(i64, i64, i64)> {
     Some(if step > 0 {
         (wrap(*start).clamp(0, size), wrap(*end).clamp(0, size), step)
     } else {
-        (wrap(*start).clamp(-1, size - 1), wrap(*end).clamp(-1, size - 1), step)
+        // A start before the first element is the first, an end before it leaves none out.
+        let start = wrap(*start).min(size - 1).max(if size > 0 { 0 } else { -1 });
+        (start, wrap(*end).clamp(-1, size - 1), step)
     })
 }
 

@@ -123,8 +123,10 @@ fn reshaped(input: Option<&Shape>, wanted: &[Element], keeps_zero: bool) -> Resu
         dims.iter().enumerate().filter(|(i, _)| !open.contains(i) && !copied.contains(i)).map(|d| d.1),
     );
     let total = dim::product(input.iter().enumerate().filter(|(i, _)| !copied.contains(i)).map(|d| d.1));
+    // A copied size of zero leaves nothing on both sides, whatever the other sizes are.
+    let nothing = copied.iter().any(|i| dims[*i] == Dim::Known(0));
     match open.as_slice() {
-        [] if dim::differ(&total, &others) => Err(Error::invalid_model(format!(
+        [] if !nothing && dim::differ(&total, &others) => Err(Error::invalid_model(format!(
             "it has {} elements, the shape {}",
             dim::product(input.iter()),
             dim::product(&dims)

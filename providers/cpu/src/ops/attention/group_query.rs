@@ -9,6 +9,7 @@ use super::cache::take_over;
 use super::plain::{self, Mask, MaskData, Scores, attend};
 use super::quantized_cache::{CacheKind, QuantizedCache};
 use super::rotary::rotate;
+use super::window_cache::{WindowCache, bias_of_window};
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
 use crate::node::Node;
@@ -30,6 +31,8 @@ struct GroupQuery {
     scores: Option<Scores>,
     norm_epsilon: [f32; 2],
     cache: [CacheKind; 2],
+    /// The cache holds a window of positions, not all.
+    windowed: bool,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -41,9 +44,7 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         heads if heads > 0 => Ok(heads as usize),
         heads => Err(OpError::invalid(format!("attribute '{name}' is {heads}, expected at least 1"))),
     };
-    if node.flag("sliding_window_cache", false)? {
-        return Err(OpError::unsupported("there is no kernel for sliding_window_cache = 1"));
-    }
+    let windowed = node.flag("sliding_window_cache", false)?;
     let window = node.int("local_window_size", -1)?;
     let scores = match node.int("qk_output", 0)? {
         0 => None,
@@ -53,6 +54,15 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
     };
     let bits = node.int("kv_cache_bit_width", 8)?;
     let epsilon = node.float("qk_norm_epsilon", 1e-6)?;
+    let cache = [
+        CacheKind::of(node.string("k_quant_type", "NONE")?, bits)?,
+        CacheKind::of(node.string("v_quant_type", "NONE")?, bits)?,
+    ];
+    if windowed && (scores.is_some() || cache.iter().any(|kind| kind.bits > 0)) {
+        return Err(OpError::unsupported(
+            "there is no kernel for sliding_window_cache = 1 with a quantised cache or with qk_output",
+        ));
+    }
     let (q_heads, kv_heads) = (heads("num_heads")?, heads("kv_num_heads")?);
     if q_heads % kv_heads != 0 {
         return Err(OpError::invalid(format!(
@@ -71,10 +81,8 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         smooth: node.int("smooth_softmax", -1)? > 0,
         scores,
         norm_epsilon: [node.float("q_norm_epsilon", epsilon)?, node.float("k_norm_epsilon", epsilon)?],
-        cache: [
-            CacheKind::of(node.string("k_quant_type", "NONE")?, bits)?,
-            CacheKind::of(node.string("v_quant_type", "NONE")?, bits)?,
-        ],
+        cache,
+        windowed,
     }))
 }
 
@@ -93,6 +101,9 @@ struct Call {
     past: Vec<usize>,
     new: Vec<usize>,
     lengths: Vec<usize>,
+    /// Tokens before this call; more than `past` where the cache holds a window.
+    before: Vec<usize>,
+    window: Option<WindowCache>,
 }
 
 impl Kernel for GroupQuery {
@@ -163,7 +174,8 @@ impl GroupQuery {
             };
             // A first prompt has no past whatever its padding.
             let count = if queries.is_none() && rows == total { length.min(rows) } else { count };
-            if length > room || count > rows.min(length) || length - count > past_room.max(room - count) {
+            let fits = self.windowed || length <= room && length - count <= past_room.max(room - count);
+            if !fits || count > rows.min(length) {
                 return Err(OpError::invalid(format!(
                     "entry {b}: {length} positions with {count} new of {rows} rows do not fit a cache of {room}"
                 )));
@@ -172,12 +184,21 @@ impl GroupQuery {
             new.push(count);
             lengths.push(length);
         }
+        let before = past.clone();
+        let (mut room, mut window) = (room, None);
+        if self.windowed {
+            let cache = WindowCache::new(past_room, self.window.map_or(0, |before| before + 1))?;
+            past.iter_mut().for_each(|past| *past = cache.resident(*past));
+            lengths = past.iter().zip(&new).map(|(past, new)| past + new).collect();
+            room = lengths.iter().copied().fold(past_room, usize::max);
+            window = Some(cache);
+        }
         if past.iter().any(|&past| past > past_room) {
             return Err(OpError::invalid(format!(
                 "a past of {past:?} positions is longer than the cache of {past_room}"
             )));
         }
-        Ok(Call { batch, rows, width, packed, past_room, room, total, past, new, lengths })
+        Ok(Call { batch, rows, width, packed, past_room, room, total, past, new, lengths, before, window })
     }
 
     /// Strides of the rows of query (0), key (1) or value (2) as they come in, and where they start.
@@ -250,7 +271,7 @@ impl GroupQuery {
         }
         let tokens = call.batch * call.rows;
         let mut ids: Vec<usize> =
-            (0..tokens).map(|token| call.past[token / call.rows] + token % call.rows).collect();
+            (0..tokens).map(|token| call.before[token / call.rows] + token % call.rows).collect();
         if let Some(given) = cx.optional(9) {
             let given = given.to_i64s()?;
             if given.len() == tokens {
@@ -272,10 +293,14 @@ impl GroupQuery {
     fn extend<T: Element + Float>(&self, cx: &mut Context<'_>, call: &Call, part: usize) -> Result<Tensor> {
         let dims = [call.batch, self.kv_heads, call.room, call.width];
         let line = call.room * call.width;
-        let mut present = if call.past_room == call.room && cx.optional(2 + part).is_some() {
+        let in_place = call.past_room == call.room && call.window.is_none();
+        let mut present = if in_place && cx.optional(2 + part).is_some() {
             take_over(cx, 2 + part, part)?
         } else {
-            let mut present = cx.output(part, T::DTYPE, &dims)?;
+            let mut present = match call.window {
+                None => cx.output(part, T::DTYPE, &dims)?,
+                Some(_) => cx.scratch(T::DTYPE, &dims)?,
+            };
             let past = cx.optional(2 + part).map(|past| past.as_slice::<T>()).transpose()?;
             let kept = call.past_room * call.width;
             for (index, out) in present.as_mut_slice::<T>()?.chunks_exact_mut(line.max(1)).enumerate() {
@@ -342,11 +367,18 @@ impl GroupQuery {
             self.hand_out_scores::<T>(cx, call, scores, operands, &mask, sinks.as_deref())?;
         }
         cx.set(0, y);
-        if cx.wants(1) {
-            cx.set(1, key);
-        }
-        if cx.wants(2) {
-            cx.set(2, value);
+        for (part, staged) in [(1, key), (2, value)] {
+            if cx.wants(part) {
+                let present = match call.window {
+                    None => staged,
+                    Some(window) => {
+                        let totals: Vec<usize> =
+                            call.before.iter().zip(&call.new).map(|(b, n)| b + n).collect();
+                        window.keep::<T>(cx, part, &staged, &call.lengths, &totals)?
+                    }
+                };
+                cx.set(part, present);
+            }
         }
         Ok(())
     }
@@ -452,6 +484,12 @@ impl GroupQuery {
     /// Input `attention_bias` in f32 with its strides.
     fn bias(&self, cx: &Context<'_>, call: &Call) -> Result<Option<(Tensor, [usize; 4], usize)>> {
         let Some(bias) = real::load_optional::<f32>(cx, 10)? else { return Ok(None) };
+        if call.window.is_some() {
+            let first: Vec<usize> =
+                call.before.iter().zip(&call.past).map(|(before, past)| before - past).collect();
+            return bias_of_window(cx, &bias, [call.batch, self.heads, call.rows, call.room], &first)
+                .map(Some);
+        }
         let columns = bias.dims().last().copied().unwrap_or(0);
         let (strides, columns) = Mask::<f32>::fit(bias.dims(), [call.batch, self.heads, call.rows, columns])?;
         Ok(Some((bias, strides, columns)))

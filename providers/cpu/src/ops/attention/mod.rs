@@ -13,6 +13,7 @@ mod plain;
 mod quantized_cache;
 mod rotary;
 mod sparse;
+mod window_cache;
 
 #[cfg(test)]
 mod tests;

@@ -214,3 +214,44 @@ fn linear_attention_continues_where_the_state_left_off() {
     assert_close(&joined, &values(&whole[0]));
     assert_close(&values(&second[1]), &values(&whole[1]));
 }
+
+#[test]
+fn a_cache_that_holds_a_window_gives_what_a_full_cache_gives() {
+    let (tokens, width, window, capacity) = (11usize, 8usize, 3i64, 5usize);
+    let (q, k, v) =
+        (random(&[1, tokens, 2 * width]), random(&[1, tokens, width]), random(&[1, tokens, width]));
+    let shared = [
+        ("num_heads", Attribute::Int(2)),
+        ("kv_num_heads", Attribute::Int(1)),
+        ("local_window_size", Attribute::Int(window)),
+    ];
+    let counts = |total: usize| [Some(tensor(&[1], &[total as i32 - 1])), Some(tensor(&[], &[total as i32]))];
+    let all = [Some(q.clone()), Some(k.clone()), Some(v.clone()), None, None];
+    let inputs: Vec<_> = all.into_iter().chain(counts(tokens)).collect();
+    let expected =
+        run(&node("com.microsoft", "GroupQueryAttention", 1, &shared, 3), &inputs).unwrap().remove(0);
+    let attributes: Vec<_> =
+        shared.into_iter().chain([("sliding_window_cache", Attribute::Int(1))]).collect();
+    let step = node("com.microsoft", "GroupQueryAttention", 1, &attributes, 3);
+    for chunk in [1usize, 2, 4, 7] {
+        let (mut key, mut value) =
+            (blank(DType::F32, &[1, 1, capacity, width]), blank(DType::F32, &[1, 1, capacity, width]));
+        let mut got = Vec::new();
+        for start in (0..tokens).step_by(chunk) {
+            let rows = chunk.min(tokens - start);
+            let part = |t: &Tensor| {
+                let row = t.dims()[2];
+                let data = &t.as_slice::<f32>().unwrap()[start * row..(start + rows) * row];
+                Some(tensor(&[1, rows, row], data))
+            };
+            let new = [part(&q), part(&k), part(&v), Some(key), Some(value)];
+            let inputs: Vec<_> = new.into_iter().chain(counts(start + rows)).collect();
+            let mut outputs = run(&step, &inputs).unwrap();
+            value = outputs.remove(2);
+            key = outputs.remove(1);
+            assert_eq!(key.dims(), [1, 1, capacity, width]);
+            got.extend(values(&outputs[0]));
+        }
+        assert_close(&got, &values(&expected));
+    }
+}

@@ -7,6 +7,7 @@ pub mod broadcast;
 pub mod classify;
 pub mod clip;
 pub mod compare;
+pub mod gated;
 pub mod numeric;
 pub mod pow;
 pub mod row;

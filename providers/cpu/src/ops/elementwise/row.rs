@@ -235,6 +235,10 @@ impl BinaryLoop {
     /// # Safety
     /// As for [`BinaryLoop::run`].
     unsafe fn run_direct(self, run: &Run, a: Operand, b: Operand, out: *mut u8, len: usize) {
+        // Empty operands may have no address, which a slice must have.
+        if len == 0 {
+            return;
+        }
         let op = match self {
             // SAFETY: promised by the caller.
             BinaryLoop::Typed(row) => return unsafe { row(&run.params, a, b, out, len) },

@@ -1,5 +1,6 @@
 //! Indexing operators: those that pick elements by position, put them at positions, or find positions.
 
+pub mod alignment;
 pub mod gather;
 pub mod gather_quantized;
 pub mod key;

@@ -1,5 +1,5 @@
-//! Operators whose output is a window on their input or a repetition of it: Slice, Expand, Tile, CenterCropPad and
-//! ReverseSequence.
+//! Operators whose output is a window on their input or a repetition of it: Slice, Expand, Tile, CenterCropPad,
+//! ReverseSequence and com.microsoft's UnfoldTensor.
 
 use smallvec::SmallVec;
 
@@ -20,6 +20,7 @@ pub const OPERATORS: &[Operator] = &[
     Operator::onnx("Tile", 6, NEWEST, |_| Ok(Box::new(Tile { one_axis: false }))),
     Operator::onnx("CenterCropPad", 18, NEWEST, center_crop_pad),
     Operator::onnx("ReverseSequence", 10, NEWEST, reverse_sequence),
+    Operator::of("com.microsoft", "UnfoldTensor", unfold),
 ];
 
 type Ints = SmallVec<[i64; 8]>;
@@ -245,6 +246,46 @@ impl Kernel for CenterCropPad {
             let from = Side { start: from_start, strides: &strides_of(&dims) };
             let to = Side { start: to_start, strides: &target };
             mover::copy(parallel, cell, &kept, from, sources[0], to, destination)
+        })
+    }
+}
+
+/// Every run of `size` elements along an axis, `step` apart; the runs lie along a new last axis.
+struct Unfold {
+    axis: i64,
+    size: usize,
+    step: usize,
+}
+
+fn unfold(node: &Node) -> Result<Box<dyn Kernel>> {
+    let positive = |name: &str, value: i64| {
+        let found = usize::try_from(value).ok().filter(|&value| value > 0);
+        found.ok_or_else(|| OpError::invalid(format!("attribute '{name}' must be positive, got {value}")))
+    };
+    let size = positive("size", node.required_int("size")?)?;
+    Ok(Box::new(Unfold { axis: node.int("dim", -1)?, size, step: positive("step", node.int("step", 1)?)? }))
+}
+
+impl Kernel for Unfold {
+    fn run(&self, cx: &mut Context<'_>) -> Result<()> {
+        let mut dims: Dims = cx.input(0)?.dims().into();
+        let axis = shape::axis(self.axis, dims.len())?;
+        if dims[axis] < self.size {
+            return Err(OpError::invalid(format!(
+                "runs of {} elements do not fit axis {axis} of shape {dims:?}",
+                self.size
+            )));
+        }
+        let mut strides = strides_of(&dims);
+        strides.push(strides[axis]);
+        strides[axis] *= self.step as isize;
+        dims[axis] = (dims[axis] - self.size) / self.step + 1;
+        dims.push(self.size);
+        let parallel = cx.parallel();
+        rearrange(cx, &[0], 0, &dims, |sources, destination, cell| {
+            let (from, to) =
+                (Side { start: 0, strides: &strides }, Side { start: 0, strides: &strides_of(&dims) });
+            mover::copy(parallel, cell, &dims, from, sources[0], to, destination)
         })
     }
 }

@@ -6,6 +6,7 @@ mod gemm;
 pub mod geometry;
 mod integer;
 pub mod nbits;
+mod packed_q4;
 
 #[cfg(test)]
 mod tests;
@@ -29,4 +30,5 @@ pub const OPERATORS: &[Operator] = &[
     Operator::of("com.microsoft", "CDist", distance::build),
     Operator::of("com.microsoft", "MatMulNBits", nbits::build_nbits),
     Operator::of("com.microsoft", "MatMulBnb4", nbits::build_bnb4),
+    Operator::of("com.microsoft", "MatMulFpQ4", packed_q4::build),
 ];

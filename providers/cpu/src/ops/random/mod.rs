@@ -1,6 +1,8 @@
 //! Random operators: Dropout, Bernoulli, RandomNormal, RandomUniform (and Like) and Multinomial. A `seed` makes a node
 //! draw the same numbers in every run; without one, every run draws others.
 
+#[cfg(test)]
+mod tests;
 pub mod twister;
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -27,8 +27,12 @@ impl CellActivation {
     pub fn apply<T: Activate>(self, features: Features, values: &mut [T]) {
         match self {
             CellActivation::Plain(activation) => T::activate(features, activation, values),
-            CellActivation::RationalSigmoid => map(values, rational::sigmoid),
-            CellActivation::RationalTanh => map(values, rational::tanh),
+            CellActivation::RationalSigmoid => {
+                in_floats(values, |values| rational::sigmoid_in_place(features, values));
+            }
+            CellActivation::RationalTanh => {
+                in_floats(values, |values| rational::tanh_in_place(features, values));
+            }
             CellActivation::ScaledTanh { alpha, beta } => {
                 T::activate(features, Activation::Affine { alpha: beta, beta: 0.0 }, values);
                 T::activate(features, Activation::Tanh, values);
@@ -38,10 +42,11 @@ impl CellActivation {
     }
 }
 
-fn map<T: Activate>(values: &mut [T], f: impl Fn(f32) -> f32) {
-    for value in values {
-        *value = T::from_f64(f64::from(f(value.to_f64() as f32)));
-    }
+/// Applies `f` to the values as `f32`, the type of quantised cells.
+fn in_floats<T: Activate>(values: &mut [T], f: impl FnOnce(&mut [f32])) {
+    let mut floats: Vec<f32> = values.iter().map(|value| value.to_f64() as f32).collect();
+    f(&mut floats);
+    values.iter_mut().zip(floats).for_each(|(value, float)| *value = T::from_f64(f64::from(float)));
 }
 
 /// What a quantised cell applies in place of `activation`.

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 
 use tenon_kernels::cpu::igemm::{ByteMatrix, PackedBytes, ZeroPoints, gemm_bytes};
+use tenon_kernels::cpu::quantize::{Scales, dynamic_parameters, quantize};
 use tenon_kernels::cpu::{Context as Cpu, Matrix as View};
 
 use crate::error::Result;
 use crate::ops::gemm::{Addend, After, Dense, Matrix};
-use crate::ops::quantized::{dynamic_range, quantize_into};
 
 /// Packed weights that rows are multiplied with.
 pub trait Projection<T>: Send + Sync {
@@ -100,21 +100,42 @@ impl Projection<f32> for ByteProjection {
         out: &mut [f32],
     ) -> Result<()> {
         let rows = &rows[..count * self.depth];
-        let (scale, zero) = dynamic_range(rows);
+        let (scale, zero) = dynamic_parameters(*cpu, rows);
         BUFFERS.with_borrow_mut(|(bytes, sums)| {
             bytes.resize(rows.len(), 0);
             sums.resize(count * self.columns, 0);
-            quantize_into(rows, scale, zero, bytes);
+            quantize(*cpu, rows, Scales::tensor(rows.len(), &[scale], Some(&[zero])), bytes)?;
             let matrix = ByteMatrix::Unsigned(View::row_major(bytes, count, self.depth));
             let zeros = ZeroPoints { a: &[i32::from(zero)], b: &self.zeros };
             gemm_bytes(*cpu, matrix, &self.packed, zeros, sums, self.columns)?;
-            for (index, (out, &sum)) in out.iter_mut().zip(&*sums).enumerate() {
-                let column = index % self.columns;
-                let weight_scale = self.scales[if self.scales.len() == 1 { 0 } else { column }];
-                let value = sum as f32 * (scale * weight_scale);
-                *out = if accumulate { *out + value } else { value + bias.map_or(0.0, |bias| bias[column]) };
+            let columns = self.columns.max(1);
+            for (out, sums) in out.chunks_exact_mut(columns).zip(sums.chunks_exact(columns)) {
+                self.scale(scale, sums, accumulate, bias, out);
             }
             Ok(())
         })
     }
+}
+
+impl ByteProjection {
+    /// `out (+)= sums · scale · weight scale + bias` for one row.
+    fn scale(&self, scale: f32, sums: &[i32], accumulate: bool, bias: Option<&[f32]>, out: &mut [f32]) {
+        match (&self.scales[..], accumulate) {
+            (&[weight], true) => add(out, sums, std::iter::repeat(scale * weight)),
+            (weights, true) => add(out, sums, weights.iter().map(|weight| scale * weight)),
+            (&[weight], false) => set(out, sums, std::iter::repeat(scale * weight)),
+            (weights, false) => set(out, sums, weights.iter().map(|weight| scale * weight)),
+        }
+        if let Some(bias) = bias.filter(|_| !accumulate) {
+            out.iter_mut().zip(bias).for_each(|(out, &bias)| *out += bias);
+        }
+    }
+}
+
+fn add(out: &mut [f32], sums: &[i32], scales: impl Iterator<Item = f32>) {
+    out.iter_mut().zip(sums).zip(scales).for_each(|((out, &sum), scale)| *out += sum as f32 * scale);
+}
+
+fn set(out: &mut [f32], sums: &[i32], scales: impl Iterator<Item = f32>) {
+    out.iter_mut().zip(sums).zip(scales).for_each(|((out, &sum), scale)| *out = sum as f32 * scale);
 }

@@ -104,8 +104,8 @@ impl AxisPlan {
                 return None;
             }
             let nearest = match rounding {
-                Rounding::RoundPreferFloor => (at - 0.5).ceil(),
-                Rounding::RoundPreferCeil => (at + 0.5).floor(),
+                Rounding::RoundPreferFloor => (on_tie(at) - 0.5).ceil(),
+                Rounding::RoundPreferCeil => (on_tie(at) + 0.5).floor(),
                 Rounding::Floor => at.floor(),
                 Rounding::Ceil => at.ceil(),
                 Rounding::BySize if self.scale < 1.0 => at.ceil(),
@@ -147,6 +147,12 @@ impl AxisPlan {
         }
         taps
     }
+}
+
+/// A coordinate that rounding errors have moved from half-way between two pixels, moved back.
+fn on_tie(at: f32) -> f32 {
+    let tie = at.floor() + 0.5;
+    if (at - tie).abs() <= at.abs().max(1.0) * 1e-6 { tie } else { at }
 }
 
 /// The interpolation kernel at a distance in pixels.

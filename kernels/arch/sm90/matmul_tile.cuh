@@ -1,0 +1,133 @@
+//! Matrix product: a persistent, warp-specialised pipeline of bulk tensor copies and warpgroup matrix products.
+//!
+//! The matrix units compute tiles of R = P Q^T, P with R's rows and Q with R's columns. Plain: P is the operator's A, Q its
+//! B, and R is D[m][n]. Swapped (SWAP 1): P is B (the weights), Q is A (few tokens), and R is transposed on its way to D,
+//! so that a product with few rows still fills the 64 rows of a matrix instruction, with weights.
+//!
+//! Definitions from the planner (`kernels/src/gpu/matmul`): SYMBOL; IN and OUT, element types; BM x BN, the tile of R of a
+//! block; STAGES of the ring, 128 bytes along K each; CLUSTER_M x CLUSTER_N blocks that share loads; CLUSTER_K blocks
+//! that split the depth of one tile; WARPGROUPS that compute, BM / WARPGROUPS rows each; PANELS, buffers of each for the
+//! way out; SWAP; P_TRANSPOSED, Q_TRANSPOSED, operands whose rows run along R's rows or columns; SHARED_BYTES.
+//!
+//! Shared memory, every part aligned to 1024 bytes:
+//!   P      STAGES x BM rows of 128 bytes along K, swizzled; transposed: BM / 64 panels of one 128-byte row for each k
+//!   Q      STAGES x BN rows, the same
+//!   out    WARPGROUPS x PANELS panels that bulk stores read
+//!   full, empty [STAGES], sum_full, sum_empty: barriers
+//! Between the tiles of a split (CLUSTER_K > 1) the ring holds the f32 tile that its blocks read from each other.
+//! Example: BM 128, BN 256, bf16, 4 stages, 2 panels: 64 K + 128 K + 32 K, and 1 K for the barriers.
+
+/// A result only, whose bits are handled as those of f32.
+struct I32 { typedef float Bits; };
+
+typedef IN::Bits In;
+typedef OUT::Bits Out;
+/// How elements of D are packed in pairs; never run where D is f32.
+template <class T> struct Pair { typedef T Type; };
+template <> struct Pair<F32> { typedef BF16 Type; };
+template <> struct Pair<I32> { typedef BF16 Type; };
+typedef Pair<OUT>::Type Out2;
+typedef Wgmma<BN, IN, P_TRANSPOSED, Q_TRANSPOSED> Mma;
+
+/// Exact integer sums, which have no epilogue.
+template <class T> constexpr bool is_integer() { return false; }
+template <> constexpr bool is_integer<I32>() { return true; }
+constexpr bool kIsInteger = is_integer<OUT>();
+/// Of K in one stage.
+constexpr u32 kRowBytes = 128;
+constexpr u32 kDepth = kRowBytes / sizeof(In);
+constexpr u32 kPeers = CLUSTER_M + CLUSTER_N - 1;
+constexpr u32 kCluster = CLUSTER_M * CLUSTER_N * CLUSTER_K;
+constexpr u32 kConsumers = WARPGROUPS * 128;
+constexpr u32 kThreads = kConsumers + 128;
+/// Two blocks share a multiprocessor where they fit, so that the next kernel's loads start under this one's end.
+constexpr u32 kResident = 2 * (SHARED_BYTES + 1024) <= 233472 ? 2 : 1;
+/// Weights of a product with few rows are read once, its activations by every block.
+constexpr u64 kPCache = SWAP ? kCacheEvictFirst : kCacheNormal, kQCache = SWAP ? kCacheEvictLast : kCacheNormal;
+/// Matrix instructions stacked along R's rows in one warpgroup.
+constexpr u32 kStack = BM / (64 * WARPGROUPS);
+constexpr u32 kPBytes = BM * kRowBytes;
+constexpr u32 kQBytes = BN * kRowBytes;
+constexpr u32 kStageBytes = kPBytes + kQBytes;
+
+/// Elements of D along the rows of a panel: 128 bytes of them, or fewer where the tile's width is no multiple.
+constexpr u32 panel_width() {
+    u32 width = 128 / sizeof(Out);
+    if (!SWAP) while (BN % width) width /= 2;
+    return width;
+}
+constexpr u32 kPanelWidth = panel_width();
+constexpr u32 kPanelRowBytes = kPanelWidth * sizeof(Out);
+constexpr u32 kPanelBytes = (SWAP ? BN : 64) * kPanelRowBytes;
+/// Panels of one 64-row slab of R.
+constexpr u32 kSlabPanels = (SWAP ? 64 : BN) / kPanelWidth;
+constexpr u32 kTilePanels = kStack * kSlabPanels;
+constexpr u32 kOutBytes = CLUSTER_K > 1 ? 0 : WARPGROUPS * PANELS * kPanelBytes;
+
+/// The split's f32 tile lies as D does; the padding spreads a warp's writes over all banks.
+constexpr u32 kSumRows = SWAP ? BN : BM;
+constexpr u32 kSumCols = SWAP ? BM : BN;
+constexpr u32 kSumStride = kSumCols + (SWAP ? 4 : 8);
+
+constexpr u32 kQOffset = STAGES * kPBytes;
+constexpr u32 kOutOffset = kQOffset + STAGES * kQBytes;
+constexpr u32 kBarrierOffset = kOutOffset + kOutBytes;
+
+static_assert(kBarrierOffset + 1024 == SHARED_BYTES, "the planner counts shared memory otherwise");
+static_assert(BM % (64 * WARPGROUPS) == 0 && BN % (SWAP ? 8 : 16) == 0, "tile");
+static_assert((2 * STAGES + 2) * 8 <= 1024, "barriers");
+static_assert(CLUSTER_K == 1 || (kPeers == 1 && kSumRows * kSumStride * 4 <= kOutOffset), "split");
+static_assert(kQOffset % 1024 == 0 && kOutOffset % 1024 == 0 && kPBytes % 512 == 0 && kQBytes % 512 == 0, "alignment");
+static_assert(CLUSTER_K > 1 || kTilePanels % PANELS == 0, "panels");
+static_assert(BM / CLUSTER_N % (P_TRANSPOSED ? 64 : 8) == 0 && BN / CLUSTER_M % (Q_TRANSPOSED ? 64 : 8) == 0, "shares");
+static_assert(!kIsInteger || CLUSTER_K == 1, "parts are summed as f32");
+static_assert(sizeof(In) == 2 || (!P_TRANSPOSED && !Q_TRANSPOSED), "only 16-bit operands can be transposed");
+
+/// What one launch computes. `rows`, `cols`: extents of R; `depth_blocks`: ceil(K / kDepth).
+struct Problem {
+    i32 rows, cols;
+    u32 depth_blocks, row_tiles, col_tiles, batches;
+    /// Row tiles (of clusters) that are walked together.
+    u32 group;
+    /// Batches that share one matrix of P, of Q.
+    u32 p_share, q_share;
+    u32 flags;
+    float alpha, beta;
+    /// Distances in elements.
+    i64 d_row, d_batch, residual_row, residual_batch;
+};
+constexpr u32 kActivationMask = 7, kRelu = 1, kGeluTanh = 2, kSilu = 3, kGelu = 4;
+constexpr u32 kBiasF32 = 8, kPConstant = 16, kQConstant = 32, kStoreElements = 64, kLaunchEarly = 128;
+
+/// Operands of the epilogue; each may be NULL.
+struct Epilogue {
+    const void* bias;
+    const Out* residual;
+    const float* m_scale;
+    const float* n_scale;
+};
+
+struct Tile {
+    i32 row, col, batch;
+};
+
+struct Place {
+    u32 rank, m, n, k;
+};
+
+DEVICE Place place() {
+    const u32 rank = kCluster > 1 ? cluster_rank() : 0;
+    return {rank, rank % CLUSTER_M, rank / CLUSTER_M % CLUSTER_N, rank / (CLUSTER_M * CLUSTER_N)};
+}
+
+/// First element of R that a block computes in cluster tile `index`.
+DEVICE Tile tile_at(const Problem& p, const Place& at, u32 index) {
+    const u32 plane = p.row_tiles * p.col_tiles, batch = index / plane;
+    index -= batch * plane;
+    const u32 span = p.group * p.col_tiles, strip = index / span, first = strip * p.group;
+    const u32 height = min(p.row_tiles - first, p.group), inside = index - strip * span;
+    const u32 col = inside / height, row = first + inside - col * height;
+    return {(i32)((row * CLUSTER_M + at.m) * BM), (i32)((col * CLUSTER_N + at.n) * BN), (i32)batch};
+}
+
+DEVICE u32 depth_begin(const Problem& p, u32 part) { return p.depth_blocks * part / CLUSTER_K; }

@@ -1,0 +1,176 @@
+//! The kernel for a few query rows: parameters, legality, symbol, unit and launch.
+
+use super::super::chip::Chip;
+use super::super::launch::{Arg, Element, Launch, Plan};
+use super::super::unit::{Kernel, Text, Unit};
+use super::{Keys, Problem, Queries, element_name, key_maps, operand, optional, piece_rows};
+use crate::error::{KernelError, Result};
+
+/// Keys of a block.
+const BN: u32 = 64;
+/// Sequences whose lengths a block keeps in shared memory.
+pub(super) const MAX_BATCH: u32 = 1024;
+
+/// What a decode kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DecodeParams {
+    /// Columns of queries and keys, and of values; narrower heads are padded with zeros.
+    pub head_qk: u32,
+    pub head_v: u32,
+    /// Rows of a tile: query rows times query heads of a key/value head, packed.
+    pub rows: u32,
+    /// Blocks of keys with their values in shared memory.
+    pub stages: u32,
+}
+
+const TEXTS: [Text; 5] = [
+    Text { path: "arch/sm90/primitives.cuh", text: include_str!("../../../arch/sm90/primitives.cuh") },
+    Text {
+        path: "arch/sm90/attention_shape.cuh",
+        text: include_str!("../../../arch/sm90/attention_shape.cuh"),
+    },
+    Text {
+        path: "arch/sm90/attention_deal.cuh",
+        text: include_str!("../../../arch/sm90/attention_deal.cuh"),
+    },
+    Text {
+        path: "arch/sm90/attention_merge.cuh",
+        text: include_str!("../../../arch/sm90/attention_merge.cuh"),
+    },
+    Text {
+        path: "arch/sm90/attention_decode.cu",
+        text: include_str!("../../../arch/sm90/attention_decode.cu"),
+    },
+];
+
+impl DecodeParams {
+    /// Refuses parameters that the device text is not written for, or that do not fit the chip.
+    pub fn check(&self, chip: &Chip) -> Result<()> {
+        let Self { head_qk, head_v, rows, stages } = *self;
+        let fail = |what: &str| Err(KernelError::parameter(format!("{self:?}: {what}")));
+        if rows != 16 && rows != 32 {
+            return fail("rows must be 16 or 32");
+        }
+        if head_qk % 16 != 0 || head_v % 32 != 0 || head_qk.max(head_v) > 256 || head_qk.min(head_v) == 0 {
+            return fail("head_qk must be a multiple of 16 and head_v one of 32, up to 256");
+        }
+        if stages == 0 {
+            return fail("a stage at least");
+        }
+        let queries = if head_qk > 128 { 0 } else { head_qk / 4 };
+        let registers = (queries + head_v / 2 + 88) * self.threads();
+        if registers > chip.registers {
+            return fail(&format!("about {registers} registers of {}", chip.registers));
+        }
+        let bytes = self.shared_bytes();
+        if bytes > chip.shared_bytes {
+            return fail(&format!("{bytes} bytes of shared memory of {}", chip.shared_bytes));
+        }
+        Ok(())
+    }
+
+    /// Shared memory of a block: the ring, joined outputs, maxima and sums, queries of wide heads, lengths, barriers.
+    pub fn shared_bytes(&self) -> u32 {
+        let panels = self.head_qk.div_ceil(64) + self.head_v.div_ceil(64);
+        let ring = self.stages * panels * BN * 128;
+        let joined = self.rows * self.head_v * 4 + 2 * 4 * self.rows * 4;
+        let queries = if self.head_qk > 128 { self.rows / 16 * (self.head_qk / 16) * 512 } else { 512 };
+        let lengths = ((MAX_BATCH + 1) * 4).next_multiple_of(8);
+        ring + joined + queries + (lengths + self.stages * 16 + 4).next_multiple_of(16)
+    }
+
+    /// Consumer warps and a producer warp.
+    pub fn threads(&self) -> u32 {
+        32 * (self.rows / 4 + 1)
+    }
+
+    /// Name of the entry point.
+    pub fn symbol(&self, element: Element) -> Result<String> {
+        let Self { head_qk, head_v, rows, stages } = *self;
+        let head = if head_qk == head_v { format!("d{head_qk}") } else { format!("d{head_qk}_dv{head_v}") };
+        let element = element_name(element)?;
+        Ok(format!("attention_decode_{element}_{head}__sm90__rows{rows}_st{stages}"))
+    }
+
+    pub(super) fn unit(&self, element: Element) -> Result<Unit> {
+        let symbol = self.symbol(element)?;
+        let define = |name: &str, value: String| (name.to_owned(), value);
+        Ok(Unit {
+            name: symbol.clone(),
+            texts: TEXTS.to_vec(),
+            defines: vec![
+                define("SYMBOL", symbol.clone()),
+                define("ELEMENT", element_name(element)?.to_uppercase()),
+                define("HEAD_QK", self.head_qk.to_string()),
+                define("HEAD_V", self.head_v.to_string()),
+                define("ROWS", self.rows.to_string()),
+                define("STAGES", self.stages.to_string()),
+                define("SHARED_BYTES", self.shared_bytes().to_string()),
+            ],
+            kernels: vec![Kernel {
+                symbol,
+                threads: self.threads(),
+                shared_bytes: self.shared_bytes(),
+                required: vec!["HMMA", "LDSM", "UTMALDG", "MUFU.EX2"],
+                forbidden: vec!["LDL", "STL"],
+            }],
+        })
+    }
+}
+
+/// Thread blocks for `items` (sequence, head, row tile) triples: as many as the chip has compute units, or fewer where
+/// that gives every block whole items and keeps nearly all units busy.
+fn blocks(problem: &Problem, items: u64, chip: &Chip) -> u32 {
+    let units = u64::from(chip.compute_units);
+    let whole = items.div_ceil(items.div_ceil(units));
+    let count = if problem.lengths.is_none() && whole * 100 >= units * 95 { whole } else { units };
+    let most = items * u64::from(problem.kv_len.div_ceil(BN).max(1));
+    count.min(most) as u32
+}
+
+pub(super) fn plan(problem: &Problem, params: &DecodeParams, chip: &Chip) -> Result<Plan> {
+    params.check(chip)?;
+    if problem.batch > MAX_BATCH {
+        return Err(KernelError::shape(format!("{} sequences: at most {MAX_BATCH}", problem.batch)));
+    }
+    let row_tiles = (problem.q_len * problem.group()).div_ceil(params.rows);
+    let items = u64::from(problem.batch) * u64::from(problem.kv_heads) * u64::from(row_tiles);
+    if items * u64::from(problem.kv_len.div_ceil(BN).max(1)) >= 1 << 31 {
+        return Err(KernelError::shape("2^31 blocks of keys or more"));
+    }
+    let blocks = blocks(problem, items, chip);
+    let piece = piece_rows(&problem.keys, BN);
+    let [k, v] = key_maps(problem, piece);
+    let shape = problem.device_shape(piece, [0, row_tiles, 0]);
+    let tickets_bytes = items * 4;
+    let out_offset = tickets_bytes.next_multiple_of(256);
+    let piece_rows = u64::from(blocks) * 2 * u64::from(params.rows);
+    let state_offset = out_offset + (piece_rows * u64::from(params.head_v) * 4).next_multiple_of(256);
+    Ok(Plan {
+        launches: vec![Launch {
+            symbol: params.symbol(problem.element)?,
+            grid: [blocks, 1, 1],
+            block: [params.threads(), 1, 1],
+            cluster: [1, 1, 1],
+            shared_bytes: params.shared_bytes(),
+            args: vec![
+                k,
+                v,
+                Arg::Bytes { bytes: shape, align: 8 },
+                optional(operand::Q, true),
+                optional(operand::OUT, true),
+                optional(operand::LENGTHS, problem.lengths.is_some()),
+                optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
+                optional(operand::PAGE_TABLE, problem.keys != Keys::Contiguous),
+                optional(operand::SINKS, problem.has_sinks),
+                Arg::Workspace { offset_bytes: 0 },
+                Arg::Workspace { offset_bytes: out_offset },
+                Arg::Workspace { offset_bytes: state_offset },
+            ],
+            is_dependent_launch: true,
+            cost: problem.cost(),
+        }],
+        workspace_bytes: state_offset + piece_rows * 8,
+        zeroed_bytes: tickets_bytes,
+    })
+}

@@ -1,0 +1,219 @@
+//! The kernel for many query rows: parameters, legality, symbol, unit and launch.
+
+use super::super::chip::Chip;
+use super::super::launch::{Arg, Element, Launch, Plan};
+use super::super::unit::{Kernel, Text, Unit};
+use super::{Problem, Queries, element_name, key_maps, operand, optional, piece_rows, tensor_map};
+use crate::error::{KernelError, Result};
+
+/// Which scores a compiled kernel can hide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mask {
+    /// Past the last key only.
+    None,
+    Causal,
+    /// Every mask, and soft caps.
+    General,
+}
+
+impl Mask {
+    /// The cheapest one that serves a problem.
+    pub fn of(problem: &Problem) -> Self {
+        if problem.window_left.is_some() || problem.soft_cap.is_some() {
+            return Mask::General;
+        }
+        if problem.causal.is_some() { Mask::Causal } else { Mask::None }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Mask::None => "full",
+            Mask::Causal => "causal",
+            Mask::General => "general",
+        }
+    }
+}
+
+/// What a forward kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ForwardParams {
+    /// Columns of queries and keys, and of values; narrower heads are padded with zeros on the way to shared memory.
+    pub head_qk: u32,
+    pub head_v: u32,
+    pub mask: Mask,
+    /// Query rows of a block, 64 for each consumer warpgroup.
+    pub bm: u32,
+    /// Keys of a block.
+    pub bn: u32,
+    /// Blocks of keys, and as many of values, in shared memory.
+    pub stages: u32,
+    /// Warpgroups start their products in turn.
+    pub ping_pong: bool,
+}
+
+const TEXTS: [Text; 5] = [
+    Text { path: "arch/sm90/primitives.cuh", text: include_str!("../../../arch/sm90/primitives.cuh") },
+    Text {
+        path: "arch/sm90/attention_shape.cuh",
+        text: include_str!("../../../arch/sm90/attention_shape.cuh"),
+    },
+    Text {
+        path: "arch/sm90/attention_items.cuh",
+        text: include_str!("../../../arch/sm90/attention_items.cuh"),
+    },
+    Text {
+        path: "arch/sm90/attention_softmax.cuh",
+        text: include_str!("../../../arch/sm90/attention_softmax.cuh"),
+    },
+    Text {
+        path: "arch/sm90/attention_forward.cu",
+        text: include_str!("../../../arch/sm90/attention_forward.cu"),
+    },
+];
+
+impl ForwardParams {
+    /// Refuses parameters that the device text is not written for, or that do not fit the chip.
+    pub fn check(&self, chip: &Chip) -> Result<()> {
+        let Self { head_qk, head_v, bm, bn, stages, .. } = *self;
+        let fail = |what: &str| Err(KernelError::parameter(format!("{self:?}: {what}")));
+        if bm % 64 != 0 || !(64..=192).contains(&bm) {
+            return fail("bm must be 64, 128 or 192");
+        }
+        if bn % 16 != 0 || !(16..=256).contains(&bn) {
+            return fail("bn must be a multiple of 16 up to 256");
+        }
+        if head_qk % 16 != 0 || head_v % 32 != 0 || head_qk.max(head_v) > 256 || head_qk.min(head_v) == 0 {
+            return fail("head_qk must be a multiple of 16 and head_v one of 32, up to 256");
+        }
+        if stages == 0 || (self.ping_pong && bm == 64) {
+            return fail("a stage at least, and turns only among several warpgroups");
+        }
+        let registers = bn / 2 + bn / 4 + head_v / 2;
+        let limit = if bm == 192 { 160 - 28 } else { 232 - 28 };
+        if registers > limit {
+            return fail(&format!("scores, weights and outputs take {registers} registers of {limit}"));
+        }
+        let bytes = self.shared_bytes();
+        if bytes > chip.shared_bytes {
+            return fail(&format!("{bytes} bytes of shared memory of {}", chip.shared_bytes));
+        }
+        Ok(())
+    }
+
+    /// Shared memory of a block: queries, the rings of keys and values, barriers.
+    pub fn shared_bytes(&self) -> u32 {
+        let panels = |columns: u32| columns.div_ceil(64);
+        let warpgroups = self.bm / 64;
+        let queries = warpgroups * panels(self.head_qk) * 64 * 128;
+        let ring = self.stages * (panels(self.head_qk) + panels(self.head_v)) * self.bn * 128;
+        let barriers = 2 * warpgroups + 4 * self.stages + 2;
+        queries + ring + (barriers + 1) * 8
+    }
+
+    pub fn threads(&self) -> u32 {
+        128 * (self.bm / 64 + 1)
+    }
+
+    /// Name of the entry point.
+    pub fn symbol(&self, element: Element) -> Result<String> {
+        let Self { head_qk, head_v, bm, bn, stages, .. } = *self;
+        let head = if head_qk == head_v { format!("d{head_qk}") } else { format!("d{head_qk}_dv{head_v}") };
+        let turns = if self.ping_pong { "_pp" } else { "" };
+        let (element, mask) = (element_name(element)?, self.mask.name());
+        Ok(format!("attention_{element}_{head}_{mask}__sm90__bm{bm}_bn{bn}_st{stages}{turns}"))
+    }
+
+    pub(super) fn unit(&self, element: Element) -> Result<Unit> {
+        let symbol = self.symbol(element)?;
+        let define = |name: &str, value: String| (name.to_owned(), value);
+        let mask = match self.mask {
+            Mask::None => 0,
+            Mask::Causal => 1,
+            Mask::General => 2,
+        };
+        Ok(Unit {
+            name: symbol.clone(),
+            texts: TEXTS.to_vec(),
+            defines: vec![
+                define("SYMBOL", symbol.clone()),
+                define("ELEMENT", element_name(element)?.to_uppercase()),
+                define("HEAD_QK", self.head_qk.to_string()),
+                define("HEAD_V", self.head_v.to_string()),
+                define("BM", self.bm.to_string()),
+                define("BN", self.bn.to_string()),
+                define("STAGES", self.stages.to_string()),
+                define("SHARED_BYTES", self.shared_bytes().to_string()),
+                define("MASK", mask.to_string()),
+                define("PING_PONG", u32::from(self.ping_pong).to_string()),
+            ],
+            kernels: vec![Kernel {
+                symbol,
+                threads: self.threads(),
+                shared_bytes: self.shared_bytes(),
+                required: vec!["HGMMA", "UTMALDG", "USETMAXREG", "MUFU.EX2"],
+                forbidden: vec!["LDL", "STL", "HMMA"],
+            }],
+        })
+    }
+}
+
+/// Query heads whose keys and values stay in the second-level cache together: a power of two, which divides most head
+/// counts.
+fn section(problem: &Problem, mask: Mask, chip: &Chip) -> u32 {
+    let heads = problem.batch * problem.heads;
+    if mask == Mask::None {
+        return 1;
+    }
+    let columns = u64::from(problem.head_qk + problem.head_v);
+    let head_bytes = u64::from(problem.kv_len) * columns * problem.element.bytes();
+    let kv_heads = (chip.l2_bytes * 2 / 3 / head_bytes.max(1)).max(1);
+    let fitting = u32::try_from(kv_heads * u64::from(problem.group())).unwrap_or(heads).clamp(1, heads);
+    1 << fitting.ilog2()
+}
+
+pub(super) fn plan(problem: &Problem, params: &ForwardParams, chip: &Chip) -> Result<Plan> {
+    params.check(chip)?;
+    let row_tiles = problem.q_len.div_ceil(params.bm);
+    let tiles = u64::from(problem.batch) * u64::from(problem.heads) * u64::from(row_tiles);
+    let tiles = u32::try_from(tiles)
+        .ok()
+        .filter(|count| *count < 1 << 30)
+        .ok_or_else(|| KernelError::shape(format!("{tiles} tiles of query rows: at most 2^30")))?;
+    let piece = piece_rows(&problem.keys, params.bn);
+    let (q_rows, q_batch) = match problem.queries {
+        Queries::Batched => (problem.q_len, problem.batch),
+        Queries::Ragged { rows } => (rows, 1),
+    };
+    let q_dims = [problem.head_qk, q_rows, problem.heads, q_batch];
+    let q = Arg::TensorMap(tensor_map(operand::Q, problem.element, q_dims, problem.q, 64));
+    let [k, v] = key_maps(problem, piece);
+    let shape = problem.device_shape(piece, [tiles, row_tiles, section(problem, params.mask, chip)]);
+    // Items of equal cost are dealt out beforehand, others in the order blocks become free.
+    let is_uneven = params.mask != Mask::None || problem.lengths.is_some();
+    let counter = if is_uneven { Arg::Workspace { offset_bytes: 0 } } else { Arg::I64(0) };
+    Ok(Plan {
+        launches: vec![Launch {
+            symbol: params.symbol(problem.element)?,
+            grid: [chip.compute_units.min(tiles), 1, 1],
+            block: [params.threads(), 1, 1],
+            cluster: [1, 1, 1],
+            shared_bytes: params.shared_bytes(),
+            args: vec![
+                q,
+                k,
+                v,
+                Arg::Bytes { bytes: shape, align: 8 },
+                optional(operand::OUT, true),
+                optional(operand::LENGTHS, problem.lengths.is_some()),
+                optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
+                optional(operand::PAGE_TABLE, problem.keys != super::Keys::Contiguous),
+                optional(operand::SINKS, problem.has_sinks),
+                counter,
+            ],
+            is_dependent_launch: true,
+            cost: problem.cost(),
+        }],
+        workspace_bytes: 256 * u64::from(is_uneven),
+        zeroed_bytes: 4 * u64::from(is_uneven),
+    })
+}

@@ -1,0 +1,128 @@
+//! The rows of `attention.toml`: which parameters serve which problem, and the units they are compiled from.
+
+use std::sync::OnceLock;
+
+use super::super::launch::Element;
+use super::super::unit::Unit;
+use super::{DecodeParams, ForwardParams, Mask, Problem, decode};
+use crate::error::{KernelError, Result};
+use crate::table;
+
+const TEXT: &str = include_str!("../../../arch/sm90/attention.toml");
+
+/// Parameters of one kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Row {
+    Forward(ForwardParams),
+    Decode(DecodeParams),
+}
+
+impl Row {
+    fn head(&self) -> (u32, u32) {
+        match self {
+            Row::Forward(p) => (p.head_qk, p.head_v),
+            Row::Decode(p) => (p.head_qk, p.head_v),
+        }
+    }
+}
+
+/// A row and the fewest and most query rows that it is for.
+type Ranged = (Row, u32, u32);
+
+/// All rows in the order of the table.
+pub fn rows() -> Result<Vec<Row>> {
+    Ok(ranges()?.iter().map(|(row, ..)| *row).collect())
+}
+
+fn ranges() -> Result<&'static [Ranged]> {
+    static TABLE: OnceLock<Result<Vec<Ranged>>> = OnceLock::new();
+    let bound = |row: &table::Row, key: &str, default: usize| {
+        row.size_or(key, Some(default)).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
+    };
+    let ranged =
+        |row: &table::Row| Ok((read(row)?, bound(row, "q_min", 0)?, bound(row, "q_max", usize::MAX)?));
+    match TABLE.get_or_init(|| table::parse(TEXT)?.iter().map(ranged).collect()) {
+        Ok(rows) => Ok(rows),
+        Err(error) => Err(error.clone()),
+    }
+}
+
+fn read(row: &table::Row) -> Result<Row> {
+    let size = |key: &str| Ok(u32::try_from(row.size(key)?).unwrap_or(u32::MAX));
+    match row.name.as_str() {
+        "forward" => Ok(Row::Forward(ForwardParams {
+            head_qk: size("head_qk")?,
+            head_v: size("head_v")?,
+            mask: match row.text("mask")? {
+                "full" => Mask::None,
+                "causal" => Mask::Causal,
+                "general" => Mask::General,
+                other => return Err(KernelError::table(format!("mask '{other}': full, causal or general"))),
+            },
+            bm: size("bm")?,
+            bn: size("bn")?,
+            stages: size("stages")?,
+            ping_pong: size("ping_pong")? != 0,
+        })),
+        "decode" => Ok(Row::Decode(DecodeParams {
+            head_qk: size("head_qk")?,
+            head_v: size("head_v")?,
+            rows: size("rows")?,
+            stages: size("stages")?,
+        })),
+        other => Err(KernelError::table(format!("row [[{other}]]: forward or decode"))),
+    }
+}
+
+/// The row for a problem: a decode row where one is for so few query rows, else a forward row; among those the narrowest
+/// head that holds the problem's, then the first in the table.
+pub(super) fn select(problem: &Problem) -> Result<Row> {
+    let packed = problem.q_len.saturating_mul(problem.group());
+    let is_decode = |row: Row| match row {
+        // The tile that reads the cache once, or the widest there is.
+        Row::Decode(p) => {
+            problem.batch <= decode::MAX_BATCH && (p.rows >= packed || p.rows == 32 || p.head_v > 128)
+        }
+        Row::Forward(_) => false,
+    };
+    let is_forward = |row: Row| matches!(row, Row::Forward(p) if p.mask == Mask::of(problem));
+    if let Some(row) = narrowest(problem, is_decode)? {
+        return Ok(row);
+    }
+    narrowest(problem, is_forward)?.ok_or_else(|| {
+        KernelError::parameter(format!(
+            "no attention kernel holds heads of {} and {} columns",
+            problem.head_qk, problem.head_v
+        ))
+    })
+}
+
+fn narrowest(problem: &Problem, serves: impl Fn(Row) -> bool) -> Result<Option<Row>> {
+    let mut best: Option<Row> = None;
+    for &(row, q_min, q_max) in ranges()? {
+        let (qk, v) = row.head();
+        let holds = qk >= problem.head_qk && v >= problem.head_v && (q_min..=q_max).contains(&problem.q_len);
+        let is_better = |best: Row| qk + v < best.head().0 + best.head().1;
+        if holds && serves(row) && best.is_none_or(is_better) {
+            best = Some(row);
+        }
+    }
+    Ok(best)
+}
+
+/// What the build compiles: every row for both element types.
+pub fn units() -> Result<Vec<Unit>> {
+    let mut units: Vec<Unit> = Vec::new();
+    for row in rows()? {
+        for element in [Element::BF16, Element::F16] {
+            let unit = match row {
+                Row::Forward(params) => params.unit(element)?,
+                Row::Decode(params) => params.unit(element)?,
+            };
+            if units.iter().all(|known| known.name != unit.name) {
+                units.push(unit);
+            }
+        }
+    }
+    Ok(units)
+}

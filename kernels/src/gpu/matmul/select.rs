@@ -1,0 +1,223 @@
+//! Which parameters serve a problem: the first row of the family's table that holds its shape, else the candidate whose
+//! estimated time is least.
+
+use super::params::{Params, STAGE_ROW_BYTES};
+use super::problem::{Kind, Problem};
+use crate::error::{KernelError, Result};
+use crate::gpu::chip::Chip;
+use crate::table::{self, Value};
+
+/// A compiled set of parameters.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub name: String,
+    pub params: Params,
+    /// What it is compiled for.
+    pub kinds: Vec<Kind>,
+}
+
+/// A measured choice: a range of shapes and the candidate that serves it best.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub kind: Kind,
+    /// Inclusive bounds.
+    pub m: (usize, usize),
+    pub n: (usize, usize),
+    pub k: (usize, usize),
+    /// Index among the table's candidates.
+    pub candidate: usize,
+    /// Evidence: the chip, and microseconds of this choice and of the vendor's library on it.
+    pub chip: String,
+    pub microseconds: f64,
+    pub peer_microseconds: f64,
+}
+
+/// Constants of the time estimate.
+#[derive(Clone, Copy, Debug)]
+struct Model {
+    /// Clock under load in Hz.
+    clock_hz: f64,
+    /// Share of the data sheet's memory rate that a stream reaches.
+    memory_share: f64,
+    /// Cycles of a stage beyond its matrix instructions.
+    stage_cycles: f64,
+    /// Bytes a cycle into one compute unit.
+    load_bytes_per_cycle: f64,
+    /// Cycles of a tile's end for each 128 elements of it, and beyond.
+    store_cycles: f64,
+    tile_cycles: f64,
+    /// Blocks that together reach the memory's rate.
+    streaming_blocks: f64,
+    /// Of a split's sum, and the factor by which splitting K slows the rest.
+    split_seconds: f64,
+    split_slowdown: f64,
+}
+
+/// A family's `matmul.toml`.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub candidates: Vec<Candidate>,
+    pub rows: Vec<Row>,
+    model: Model,
+}
+
+impl Table {
+    /// Reads `[[model]]`, `[[candidate]]` and `[[row]]` blocks.
+    pub fn parse(text: &str) -> Result<Self> {
+        let blocks = table::parse(text)?;
+        let named = |name: &'static str| blocks.iter().filter(move |block| block.name == name);
+        let model =
+            named("model").next().ok_or_else(|| KernelError::table("matmul.toml has no [[model]]"))?;
+        let candidates: Vec<Candidate> = named("candidate").map(candidate).collect::<Result<_>>()?;
+        let rows = named("row").map(|block| row(block, &candidates)).collect::<Result<_>>()?;
+        Ok(Self { rows, model: read_model(model)?, candidates })
+    }
+
+    /// The parameters for a problem.
+    pub fn select(&self, problem: &Problem, chip: &Chip) -> Result<Params> {
+        let inside = |bounds: (usize, usize), v: usize| bounds.0 <= v && v <= bounds.1;
+        let holds = |row: &&Row| {
+            row.kind == problem.kind
+                && problem.batches == 1
+                && inside(row.m, problem.m)
+                && inside(row.n, problem.n)
+                && inside(row.k, problem.k)
+        };
+        if let Some(row) = self.rows.iter().find(holds) {
+            return Ok(self.candidates[row.candidate].params);
+        }
+        let usable = self.candidates.iter().filter(|candidate| {
+            let blocks = problem.k.div_ceil(candidate.params.bk(problem.kind) as usize);
+            // Swapped tiles hold all rows of A, else the weights are read more than once.
+            candidate.kinds.contains(&problem.kind)
+                && blocks >= candidate.params.cluster_k as usize
+                && (!candidate.params.is_swapped || problem.m <= candidate.params.bn as usize)
+        });
+        let timed =
+            usable.map(|candidate| (self.seconds(problem, &candidate.params, chip), candidate.params));
+        let best = timed.min_by(|a, b| a.0.total_cmp(&b.0));
+        best.map(|(_, params)| params).ok_or_else(|| {
+            KernelError::parameter(format!(
+                "no kernel is compiled for products of kind {}",
+                problem.kind.name()
+            ))
+        })
+    }
+
+    /// Estimated time of a problem: compute, loads into the units and memory overlap, the slowest dominates.
+    pub fn seconds(&self, problem: &Problem, params: &Params, chip: &Chip) -> f64 {
+        let model = &self.model;
+        let kind = problem.kind;
+        let (rows, columns) = if params.is_swapped { (problem.n, problem.m) } else { (problem.m, problem.n) };
+        let tiles = tile_count(rows, params.bm * params.cluster_m)
+            * tile_count(columns, params.bn * params.cluster_n)
+            * problem.batches as f64;
+        let slots = f64::from(clusters(params.cluster(), chip));
+        let blocks = tiles.min(slots) * f64::from(params.cluster());
+        let waves = (tiles / slots).ceil();
+
+        let stages = (problem.k as f64 / f64::from(params.bk(kind))).ceil() / f64::from(params.cluster_k);
+        let elements = f64::from(params.bm * params.bn);
+        let multiply_cycles = elements / 32.0 + model.stage_cycles;
+        let load_bytes = (params.bm / params.cluster_n + params.bn / params.cluster_m) * STAGE_ROW_BYTES;
+        let load_cycles = f64::from(load_bytes) / model.load_bytes_per_cycle;
+        let end_cycles = model.store_cycles * elements / 128.0 + model.tile_cycles;
+        let unit_seconds = waves * (stages * multiply_cycles.max(load_cycles) + end_cycles) / model.clock_hz;
+
+        let memory_rate =
+            chip.bytes_per_second * model.memory_share * (blocks / model.streaming_blocks).min(1.0);
+        let memory_seconds = bytes(problem) / memory_rate;
+        let slowest = unit_seconds.max(memory_seconds);
+        let other = unit_seconds.min(memory_seconds);
+        // A smooth maximum: equal limits hinder each other a little.
+        let together = slowest * (1.0 + (other / slowest).powi(6)).powf(1.0 / 6.0);
+        if params.cluster_k > 1 { together * model.split_slowdown + model.split_seconds } else { together }
+    }
+}
+
+/// Bytes that a problem moves at least once.
+pub(super) fn bytes(problem: &Problem) -> f64 {
+    let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
+    let matrices = |matrix| batches / problem.share(matrix) as f64;
+    let inputs = m * k * matrices(&problem.a) + k * n * matrices(&problem.b);
+    inputs * problem.kind.input.bytes() as f64 + batches * m * n * problem.kind.output.bytes() as f64
+}
+
+/// Clusters that run at a time, one block a unit. Units come in groups whose size larger clusters do not divide.
+pub(super) fn clusters(blocks: u32, chip: &Chip) -> u32 {
+    let usable = if blocks > 2 { chip.compute_units * 10 / 11 } else { chip.compute_units };
+    (usable / blocks).max(1)
+}
+
+fn tile_count(extent: usize, tile: u32) -> f64 {
+    extent.div_ceil(tile as usize) as f64
+}
+
+fn candidate(block: &table::Row) -> Result<Candidate> {
+    let count =
+        |key: &str, default| block.size_or(key, default).map(|v| u32::try_from(v).unwrap_or(u32::MAX));
+    let params = Params {
+        bm: count("bm", None)?,
+        bn: count("bn", None)?,
+        stages: count("stages", None)?,
+        cluster_m: count("cluster_m", Some(1))?,
+        cluster_n: count("cluster_n", Some(1))?,
+        cluster_k: count("cluster_k", Some(1))?,
+        warpgroups: count("warpgroups", None)?,
+        panels: count("panels", Some(1))?,
+        is_swapped: count("swapped", Some(0))? != 0,
+        group: count("group", Some(8))?,
+        is_early: count("early", Some(0))? != 0,
+    };
+    let kinds = block.text("kinds")?.split_whitespace().map(Kind::parse).collect::<Result<_>>()?;
+    Ok(Candidate { name: block.text("name")?.to_owned(), params, kinds })
+}
+
+fn row(block: &table::Row, candidates: &[Candidate]) -> Result<Row> {
+    // `m = 64` is one extent, `m_min` and `m_max` are a range.
+    let bounds = |key: &str| -> Result<(usize, usize)> {
+        if block.get(key).is_some() {
+            return block.size(key).map(|v| (v, v));
+        }
+        let (low, high) = (format!("{key}_min"), format!("{key}_max"));
+        Ok((block.size_or(&low, Some(0))?, block.size_or(&high, Some(usize::MAX))?))
+    };
+    let kind = Kind::parse(block.text("kind")?)?;
+    let name = block.text("candidate")?;
+    let found = candidates.iter().position(|c| c.name == name && c.kinds.contains(&kind));
+    Ok(Row {
+        kind,
+        m: bounds("m")?,
+        n: bounds("n")?,
+        k: bounds("k")?,
+        candidate: found
+            .ok_or_else(|| KernelError::table(format!("no candidate '{name}' of kind {}", kind.name())))?,
+        chip: block.text("chip")?.to_owned(),
+        microseconds: number(block, "us")?,
+        peer_microseconds: number(block, "peer_us")?,
+    })
+}
+
+fn read_model(block: &table::Row) -> Result<Model> {
+    Ok(Model {
+        clock_hz: number(block, "clock_mhz")? * 1e6,
+        memory_share: number(block, "memory_share")?,
+        stage_cycles: number(block, "stage_cycles")?,
+        load_bytes_per_cycle: number(block, "load_bytes_per_cycle")?,
+        store_cycles: number(block, "store_cycles")?,
+        tile_cycles: number(block, "tile_cycles")?,
+        streaming_blocks: number(block, "streaming_blocks")?,
+        split_seconds: number(block, "split_us")? * 1e-6,
+        split_slowdown: number(block, "split_slowdown")?,
+    })
+}
+
+fn number(block: &table::Row, key: &str) -> Result<f64> {
+    match block.get(key) {
+        Some(Value::Number(v)) => Ok(*v),
+        Some(Value::Integer(v)) => Ok(*v as f64),
+        found => {
+            Err(KernelError::table(format!("[[{}]]: {key} must be a number, found {found:?}", block.name)))
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Element types of the device kernels, the text that every unit of them starts with, and structures passed by value.
+
+use super::launch::Arg;
+use super::unit::{Kernel, Text};
+
+/// An element type, with ONNX's number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Scalar {
+    F32 = 1,
+    U8 = 2,
+    I8 = 3,
+    U16 = 4,
+    I16 = 5,
+    I32 = 6,
+    I64 = 7,
+    Bool = 9,
+    F16 = 10,
+    F64 = 11,
+    U32 = 12,
+    U64 = 13,
+    BF16 = 16,
+}
+
+impl Scalar {
+    const ALL: [Scalar; 13] = [
+        Scalar::F32,
+        Scalar::U8,
+        Scalar::I8,
+        Scalar::U16,
+        Scalar::I16,
+        Scalar::I32,
+        Scalar::I64,
+        Scalar::Bool,
+        Scalar::F16,
+        Scalar::F64,
+        Scalar::U32,
+        Scalar::U64,
+        Scalar::BF16,
+    ];
+
+    /// The type with ONNX's number, when device kernels know it.
+    pub fn from_onnx(number: u32) -> Option<Scalar> {
+        Scalar::ALL.into_iter().find(|&scalar| scalar as u32 == number)
+    }
+
+    pub const fn bytes(self) -> usize {
+        match self {
+            Scalar::U8 | Scalar::I8 | Scalar::Bool => 1,
+            Scalar::U16 | Scalar::I16 | Scalar::F16 | Scalar::BF16 => 2,
+            Scalar::F32 | Scalar::I32 | Scalar::U32 => 4,
+            Scalar::I64 | Scalar::F64 | Scalar::U64 => 8,
+        }
+    }
+
+    /// As symbols spell it.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Scalar::F32 => "f32",
+            Scalar::U8 => "u8",
+            Scalar::I8 => "i8",
+            Scalar::U16 => "u16",
+            Scalar::I16 => "i16",
+            Scalar::I32 => "i32",
+            Scalar::I64 => "i64",
+            Scalar::Bool => "bool",
+            Scalar::F16 => "f16",
+            Scalar::F64 => "f64",
+            Scalar::U32 => "u32",
+            Scalar::U64 => "u64",
+            Scalar::BF16 => "bf16",
+        }
+    }
+
+    /// f16, bf16 and f32, which kernels compute in f32.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Scalar::F32 | Scalar::F16 | Scalar::BF16)
+    }
+
+    pub const fn is_integer(self) -> bool {
+        !matches!(self, Scalar::F32 | Scalar::F16 | Scalar::BF16 | Scalar::F64 | Scalar::Bool)
+    }
+}
+
+/// The text every unit of device kernels starts with, after the arch's own.
+pub(super) const TEXT: Text = Text { path: "device/scalar.cu", text: include_str!("../../device/scalar.cu") };
+
+/// A kernel of 256 threads at most and no dynamic shared memory.
+pub(super) fn kernel(symbol: impl Into<String>) -> Kernel {
+    Kernel {
+        symbol: symbol.into(),
+        threads: THREADS,
+        shared_bytes: 0,
+        required: Vec::new(),
+        forbidden: Vec::new(),
+    }
+}
+
+/// Threads of a block.
+pub(super) const THREADS: u32 = 256;
+
+/// Blocks for one thread an item.
+pub(super) fn blocks(items: usize) -> u32 {
+    items.div_ceil(THREADS as usize).max(1) as u32
+}
+
+/// A C structure under construction, members aligned as C aligns them.
+#[derive(Default)]
+pub(super) struct Structure {
+    bytes: Vec<u8>,
+    align: usize,
+}
+
+impl Structure {
+    fn put(mut self, bytes: &[u8]) -> Structure {
+        self.bytes.resize(self.bytes.len().next_multiple_of(bytes.len()), 0);
+        self.align = self.align.max(bytes.len());
+        self.bytes.extend_from_slice(bytes);
+        self
+    }
+
+    pub fn u8(self, value: u8) -> Structure {
+        self.put(&[value])
+    }
+
+    pub fn u32(self, value: u32) -> Structure {
+        self.put(&value.to_le_bytes())
+    }
+
+    pub fn f32(self, value: f32) -> Structure {
+        self.put(&value.to_le_bytes())
+    }
+
+    pub fn u64(self, value: u64) -> Structure {
+        self.put(&value.to_le_bytes())
+    }
+
+    /// An array of `N` members from `values`, the rest `fill`.
+    pub fn u32s<const N: usize>(mut self, values: impl IntoIterator<Item = u32>, fill: u32) -> Structure {
+        let mut values = values.into_iter();
+        for _ in 0..N {
+            self = self.u32(values.next().unwrap_or(fill));
+        }
+        self
+    }
+
+    pub fn i32s<const N: usize>(self, values: impl IntoIterator<Item = i32>) -> Structure {
+        self.u32s::<N>(values.into_iter().map(|value| value as u32), 0)
+    }
+
+    pub fn f32s<const N: usize>(self, values: impl IntoIterator<Item = f32>) -> Structure {
+        self.u32s::<N>(values.into_iter().map(f32::to_bits), 0)
+    }
+
+    pub fn i64s<const N: usize>(mut self, values: impl IntoIterator<Item = i64>) -> Structure {
+        let mut values = values.into_iter();
+        for _ in 0..N {
+            self = self.u64(values.next().unwrap_or(0) as u64);
+        }
+        self
+    }
+
+    /// The argument, its size a multiple of its alignment.
+    pub fn finish(mut self) -> Arg {
+        self.bytes.resize(self.bytes.len().next_multiple_of(self.align), 0);
+        Arg::Bytes { bytes: self.bytes, align: self.align }
+    }
+}
+
+/// Magic number and shift with which a kernel divides numbers below 2^31 by `divisor`:
+/// `n / divisor = (n * magic) >> (32 + shift)`. For divisors above 1.
+pub(super) fn division(divisor: u32) -> (u32, u32) {
+    let divisor = u64::from(divisor.max(2));
+    let log = 64 - (divisor - 1).leading_zeros();
+    let magic = (1u64 << (31 + log)) / divisor + 1;
+    (magic as u32, log - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn magic_division_is_exact() {
+        for divisor in (2..2000).chain([4095, 4096, 65_537, 1 << 30, (1 << 31) - 1]) {
+            let (magic, shift) = division(divisor);
+            let edges = (1..40u64).flat_map(|i| {
+                let multiple = u64::from(divisor) * (i * i * 1000 + i);
+                [multiple - 1, multiple, multiple + 1]
+            });
+            for n in edges.chain([0, 1, (1 << 31) - 1, (1 << 31) - 2]).filter(|&n| n < 1 << 31) {
+                let quotient = ((n * u64::from(magic)) >> 32) >> shift;
+                assert_eq!(quotient, n / u64::from(divisor), "{n} / {divisor}");
+            }
+        }
+    }
+
+    #[test]
+    fn structures_are_laid_out_as_c_does() {
+        let Arg::Bytes { bytes, align } = Structure::default().u32(1).u64(2).u8(3).finish() else {
+            panic!("a structure is passed by value")
+        };
+        assert_eq!((bytes.len(), align), (24, 8));
+        assert_eq!((bytes[0], bytes[8], bytes[16]), (1, 2, 3));
+    }
+}

@@ -1,0 +1,255 @@
+//! The attention planner: rows are legal, problems find a kernel or a reason, and launches fit what the device text reads.
+
+use std::collections::HashSet;
+
+use tenon_kernels::gpu::attention::{
+    Causal, Keys, Lengths, Mask, Problem, Queries, Row, Strides, operand, plan, plan_with, rows, units,
+};
+use tenon_kernels::gpu::launch::{Arg, Element, Plan};
+use tenon_kernels::gpu::{Chip, arch};
+
+fn chips() -> Vec<Chip> {
+    arch::find("sm90").and_then(|arch| arch.chips()).expect("the family's chips")
+}
+
+fn problem() -> Problem {
+    Problem {
+        element: Element::BF16,
+        batch: 2,
+        heads: 8,
+        kv_heads: 2,
+        q_len: 300,
+        kv_len: 500,
+        head_qk: 128,
+        head_v: 128,
+        scale: 0.125,
+        causal: Some(Causal::BottomRight),
+        window_left: None,
+        soft_cap: None,
+        has_sinks: false,
+        queries: Queries::Batched,
+        keys: Keys::Contiguous,
+        lengths: None,
+        q: Strides::rows_first(300, 8, 128),
+        k: Strides::rows_first(500, 2, 128),
+        v: Strides::rows_first(500, 2, 128),
+        out: Strides::rows_first(300, 8, 128),
+    }
+}
+
+fn symbol(problem: &Problem) -> String {
+    plan(problem, &chips()[0]).expect("a kernel for the problem").launches[0].symbol.clone()
+}
+
+fn message(problem: &Problem) -> String {
+    plan(problem, &chips()[0]).expect_err("no kernel for the problem").to_string()
+}
+
+fn pointers(plan: &Plan) -> HashSet<usize> {
+    let of = |arg: &Arg| match arg {
+        Arg::Pointer { operand, .. } => Some(*operand),
+        Arg::TensorMap(map) => Some(map.operand),
+        _ => None,
+    };
+    plan.launches.iter().flat_map(|launch| launch.args.iter().filter_map(of)).collect()
+}
+
+#[test]
+fn every_row_is_legal_on_every_chip() {
+    for chip in chips() {
+        for row in rows().unwrap() {
+            match row {
+                Row::Forward(params) => params.check(&chip).unwrap(),
+                Row::Decode(params) => params.check(&chip).unwrap(),
+            }
+        }
+    }
+}
+
+#[test]
+fn parameters_that_do_not_fit_are_refused_with_the_reason() {
+    let chip = &chips()[0];
+    for row in rows().unwrap() {
+        match row {
+            Row::Forward(mut params) => {
+                params.stages = 40;
+                assert!(params.check(chip).unwrap_err().to_string().contains("shared memory"));
+                params.stages = 2;
+                params.bn = 256;
+                params.head_v = 256;
+                assert!(params.check(chip).unwrap_err().to_string().contains("registers"));
+            }
+            Row::Decode(mut params) => {
+                params.stages = 99;
+                assert!(params.check(chip).unwrap_err().to_string().contains("shared memory"));
+            }
+        }
+    }
+}
+
+#[test]
+fn units_have_one_kernel_each_under_a_name_of_its_own() {
+    let units = units().unwrap();
+    let names: HashSet<&str> = units.iter().map(|unit| unit.kernels[0].symbol.as_str()).collect();
+    assert_eq!(names.len(), units.len());
+    for unit in &units {
+        assert_eq!(unit.kernels.len(), 1);
+        assert_eq!(unit.name, unit.kernels[0].symbol);
+    }
+}
+
+#[test]
+fn every_planned_symbol_is_compiled() {
+    let compiled: HashSet<String> = units().unwrap().into_iter().map(|unit| unit.name).collect();
+    for element in [Element::BF16, Element::F16] {
+        for head in (8..=256).step_by(8) {
+            for (q_len, window, causal) in [
+                (1, None, true),
+                (8, Some(3), true),
+                (300, None, true),
+                (300, None, false),
+                (300, Some(9), true),
+            ] {
+                let causal = causal.then_some(Causal::Past(7));
+                let p = Problem {
+                    element,
+                    head_qk: head,
+                    head_v: head,
+                    q_len,
+                    window_left: window,
+                    causal,
+                    ..problem()
+                };
+                assert!(compiled.contains(&symbol(&p)), "{}", symbol(&p));
+            }
+        }
+    }
+}
+
+#[test]
+fn few_rows_take_the_decode_kernel_and_masks_the_kernel_that_knows_them() {
+    let few = Problem { q_len: 8, ..problem() };
+    assert!(symbol(&few).starts_with("attention_decode_bf16_d128__sm90__rows32"));
+    assert!(symbol(&Problem { q_len: 1, ..problem() }).contains("rows16"));
+    assert!(symbol(&problem()).starts_with("attention_bf16_d128_causal__sm90__"));
+    assert!(symbol(&Problem { causal: None, ..problem() }).contains("_full__"));
+    assert!(symbol(&Problem { soft_cap: Some(30.0), ..problem() }).contains("_general__"));
+    assert_eq!(Mask::of(&Problem { window_left: Some(4), ..problem() }), Mask::General);
+    assert!(symbol(&Problem { head_qk: 80, head_v: 80, ..problem() }).contains("_d96_"));
+    assert!(symbol(&Problem { head_qk: 192, ..problem() }).contains("_d192_dv128_"));
+}
+
+#[test]
+fn absent_operands_are_null_and_present_ones_are_passed() {
+    let all = Problem {
+        queries: Queries::Ragged { rows: 310 },
+        keys: Keys::Paged { pages: 9, page_rows: 64, columns: 8 },
+        lengths: Some(Lengths { is_i64: true, bias: 1, adds_queries: true }),
+        has_sinks: true,
+        ..problem()
+    };
+    let four = HashSet::from([operand::OUT, operand::Q, operand::K, operand::V]);
+    for q_len in [2, 300] {
+        let chip = &chips()[0];
+        assert_eq!(pointers(&plan(&Problem { q_len, ..problem() }, chip).unwrap()), four);
+        assert_eq!(pointers(&plan(&Problem { q_len, ..all.clone() }, chip).unwrap()).len(), 8);
+    }
+}
+
+#[test]
+fn the_shape_has_the_layout_of_the_device_text() {
+    let text = include_str!("../arch/sm90/attention_shape.cuh");
+    let body = text.split("struct AttentionShape {").nth(1).unwrap().split("};").next().unwrap();
+    let mut bytes = 0usize;
+    for line in body.lines() {
+        let line = line.split("//").next().unwrap().trim();
+        let Some((kind, names)) = line.split_once(' ') else { continue };
+        let size: usize = if kind == "i64" { 8 } else { 4 };
+        bytes = bytes.next_multiple_of(size) + size * names.split(',').count();
+    }
+    for q_len in [1, 300] {
+        let plan = plan(&Problem { q_len, ..problem() }, &chips()[0]).unwrap();
+        let shape = plan.launches[0].args.iter().find_map(|arg| match arg {
+            Arg::Bytes { bytes, .. } => Some(bytes.len()),
+            _ => None,
+        });
+        assert_eq!(shape, Some(bytes));
+    }
+}
+
+#[test]
+fn launches_stay_inside_the_chip_and_the_workspace() {
+    for chip in chips() {
+        for batch in [1, 3, 700] {
+            for (q_len, lengths) in [(1, None), (5, Some(Lengths::default())), (300, None)] {
+                let p = Problem { batch, q_len, lengths, ..problem() };
+                let plan = plan(&p, &chip).unwrap();
+                let launch = &plan.launches[0];
+                assert!(launch.grid[0] > 0 && launch.grid[0] <= chip.compute_units);
+                assert!(launch.shared_bytes <= chip.shared_bytes);
+                assert!(plan.zeroed_bytes <= plan.workspace_bytes);
+                for arg in &launch.args {
+                    if let Arg::Workspace { offset_bytes } = arg {
+                        assert!(*offset_bytes < plan.workspace_bytes && offset_bytes % 256 == 0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pieces_of_pages_fill_blocks_of_keys() {
+    for page_rows in [16, 48, 64, 256] {
+        let p = Problem {
+            keys: Keys::Paged { pages: 90, page_rows, columns: 500_u32.div_ceil(page_rows) },
+            lengths: Some(Lengths::default()),
+            ..problem()
+        };
+        for row in rows().unwrap() {
+            let block = match row {
+                Row::Forward(params) => params.bn,
+                Row::Decode(_) => 64,
+            };
+            let plan = plan_with(&p, &row, &chips()[0]).unwrap();
+            let piece = plan.launches[0].args.iter().find_map(|arg| match arg {
+                Arg::TensorMap(map) if map.operand == operand::K => Some(map.box_dims[1]),
+                _ => None,
+            });
+            let piece = piece.unwrap();
+            assert!(block % piece == 0 && page_rows % piece == 0, "{page_rows} {row:?} {piece}");
+        }
+    }
+}
+
+#[test]
+fn what_no_kernel_does_is_refused_with_the_reason() {
+    assert!(message(&Problem { element: Element::F32, ..problem() }).contains("bf16 and f16"));
+    assert!(message(&Problem { kv_heads: 3, ..problem() }).contains("multiple"));
+    assert!(message(&Problem { head_qk: 100, ..problem() }).contains("multiple of 8"));
+    assert!(message(&Problem { head_v: 264, ..problem() }).contains("up to 256"));
+    assert!(message(&Problem { scale: 0.0, ..problem() }).contains("positive"));
+    assert!(message(&Problem { soft_cap: Some(-1.0), ..problem() }).contains("positive"));
+    let odd = Strides { row: 1028, ..problem().k };
+    assert!(message(&Problem { k: odd, ..problem() }).contains("multiples of 8"));
+    let paged = Keys::Paged { pages: 4, page_rows: 64, columns: 2 };
+    assert!(message(&Problem { keys: paged, ..problem() }).contains("lengths"));
+    let lengths = Some(Lengths::default());
+    assert!(message(&Problem { keys: paged, lengths, ..problem() }).contains("fewer than 500"));
+}
+
+#[test]
+fn an_empty_problem_launches_nothing() {
+    for p in [Problem { batch: 0, ..problem() }, Problem { q_len: 0, ..problem() }] {
+        assert_eq!(plan(&p, &chips()[0]).unwrap(), Plan::default());
+    }
+}
+
+#[test]
+fn the_cost_of_a_causal_square_is_half_of_the_full_one() {
+    let square = Problem { q_len: 4096, kv_len: 4096, ..problem() };
+    let full = Problem { causal: None, ..square.clone() };
+    let ratio = square.cost().flops / full.cost().flops;
+    assert!((ratio - 0.5).abs() < 1e-3, "{ratio}");
+    assert_eq!(full.cost().flops, 4.0 * 2.0 * 8.0 * 4096.0 * 4096.0 * 128.0);
+}

@@ -1,0 +1,10 @@
+//! The CUDA provider: NVIDIA's driver behind [`tenon_gpu::Driver`], the devices it finds, and the compiled kernels.
+
+mod device;
+mod driver;
+mod kernels;
+mod provider;
+
+pub use provider::CudaProvider;
+
+tenon_plugin_api::export_provider!(CudaProvider);

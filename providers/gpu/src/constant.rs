@@ -1,0 +1,111 @@
+//! Constants of an executable in device memory: one block, filled through pinned staging while the next piece is read.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use tenon_plugin_api::{Error, GraphView, Result};
+
+use crate::device::Opened;
+use crate::driver::{Mark, Queue, Side};
+
+/// Bytes that are staged at a time.
+const PIECE: usize = 8 << 20;
+
+/// The device copies of a graph's constants.
+pub(crate) struct Constants {
+    opened: Arc<Opened>,
+    block: Option<u64>,
+    addresses: HashMap<u32, u64>,
+}
+
+impl Constants {
+    /// Uploads `values` (indices of constants of `graph`) and waits until that is done.
+    pub fn upload(opened: &Arc<Opened>, graph: GraphView<'_>, values: &[u32]) -> Result<Constants> {
+        let mut constants = Constants { opened: opened.clone(), block: None, addresses: HashMap::new() };
+        let mut sources: Vec<(u64, &[u8])> = Vec::new();
+        let mut total = 0u64;
+        for &value in values {
+            let tensor = graph.value(value).and_then(|value| value.constant());
+            let bytes = tensor.and_then(|tensor| tensor.host_bytes());
+            let bytes = bytes.ok_or_else(|| Error::internal("a constant is not in host memory"))?;
+            constants.addresses.insert(value, total);
+            sources.push((total, bytes));
+            total += bytes.len().max(1).next_multiple_of(256) as u64;
+        }
+        if total == 0 {
+            return Ok(constants);
+        }
+        let block = opened.pool.allocate(total as usize)?;
+        constants.block = Some(block);
+        constants.addresses.values_mut().for_each(|address| *address += block);
+        let mut staging = Staging::new(opened)?;
+        for (offset, bytes) in sources {
+            for (number, piece) in bytes.chunks(PIECE).enumerate() {
+                staging.send(block + offset + (number * PIECE) as u64, piece)?;
+            }
+        }
+        staging.finish()?;
+        Ok(constants)
+    }
+
+    /// The device address of constant `value`.
+    pub fn address(&self, value: u32) -> Option<u64> {
+        self.addresses.get(&value).copied()
+    }
+}
+
+impl Drop for Constants {
+    fn drop(&mut self) {
+        if let Some(block) = self.block {
+            // SAFETY: the pool gave it, and an executable is not running when it is dropped.
+            unsafe { self.opened.pool.free(block) };
+        }
+    }
+}
+
+/// Two pinned buffers: one is filled while the other is copied to the device.
+struct Staging<'a> {
+    opened: &'a Opened,
+    queue: Queue,
+    buffers: [(*mut c_void, Mark); 2],
+    turn: usize,
+}
+
+impl<'a> Staging<'a> {
+    fn new(opened: &'a Opened) -> Result<Staging<'a>> {
+        let (driver, context) = (&opened.driver, opened.context);
+        let buffer = || Ok((driver.allocate_pinned(context, PIECE)?, driver.mark(context, false)?));
+        Ok(Staging { opened, queue: driver.queue(context)?, buffers: [buffer()?, buffer()?], turn: 0 })
+    }
+
+    fn send(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        let (driver, context) = (&self.opened.driver, self.opened.context);
+        let (buffer, mark) = self.buffers[self.turn];
+        self.turn = 1 - self.turn;
+        driver.synchronize_mark(context, mark)?;
+        // SAFETY: the buffer holds PIECE bytes, of which no copy is under way; the target was allocated for the bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.cast(), bytes.len());
+            let (to, from) = (Side::Device(context, address), Side::Host(buffer));
+            driver.copy(context, self.queue, to, from, bytes.len())?;
+        }
+        driver.record(context, self.queue, mark)
+    }
+
+    fn finish(self) -> Result<()> {
+        self.opened.driver.synchronize(self.opened.context, self.queue)
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        let (driver, context) = (&self.opened.driver, self.opened.context);
+        driver.destroy_queue(context, self.queue);
+        for (buffer, mark) in self.buffers {
+            driver.destroy_mark(context, mark);
+            // SAFETY: the driver gave the buffer, and the queue's work is done.
+            unsafe { driver.free_pinned(context, buffer) };
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! An opened GPU behind the plugin contract: memory, copies, streams, claims and compilation.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use tenon_kernels::gpu::{Chip, arch};
+use tenon_plugin_api::provider::{ClaimSink, CompileRequest, Device, Features};
+use tenon_plugin_api::{
+    DeviceInfo, DeviceKind, Error, GraphView, MemoryInfo, MemoryKind, Options, Result, TimelineEntry, ffi,
+};
+
+use crate::compile;
+use crate::constant::Constants;
+use crate::driver::{Context, Driver, Facts};
+use crate::executable::GpuExecutable;
+use crate::kernels::Kernels;
+use crate::memory::Pool;
+use crate::pack::Images;
+use crate::schedule::Target;
+use crate::stream::{GpuEvent, GpuStream, queue_copies};
+use crate::timeline::Timeline;
+
+/// The optional functions of every provider over this crate.
+pub const FEATURES: Features =
+    Features { ordered_allocation: true, capture: true, released: true, timeline: true, ..Features::NONE };
+
+/// The options that opening a device takes.
+const OPTIONS: [&str; 1] = ["graphs"];
+
+/// Checks the options of an open call and tells whether captured graphs are to be used.
+pub fn check_options(options: &Options<'_>) -> Result<bool> {
+    options.check_keys(&OPTIONS)?;
+    match options.get("graphs") {
+        None | Some("1") => Ok(true),
+        Some("0") => Ok(false),
+        Some(other) => Err(Error::invalid(format!("option graphs={other}: expected 0 or 1"))),
+    }
+}
+
+/// What a provider hands in to open a device.
+pub struct Setup {
+    pub driver: Arc<dyn Driver>,
+    pub ordinal: u32,
+    pub facts: Facts,
+    /// The kernels of the device's arch.
+    pub images: Images,
+    pub uses_graphs: bool,
+}
+
+/// Everything that lives as long as a device is open. Fields are dropped in order, the context last.
+pub(crate) struct Opened {
+    pub timeline: Timeline,
+    pub kernels: Kernels,
+    pub pool: Pool,
+    pub arch: &'static str,
+    pub chip: Chip,
+    pub uses_graphs: bool,
+    pub context: Context,
+    pub driver: Arc<dyn Driver>,
+    _open: Open,
+}
+
+impl Opened {
+    /// What work is planned for; `has` tells which kernels there are.
+    pub fn target<'a>(&'a self, has: &'a dyn Fn(&str) -> bool) -> Target<'a> {
+        Target { arch: self.arch, chip: &self.chip, has }
+    }
+}
+
+/// Closes the context.
+struct Open {
+    driver: Arc<dyn Driver>,
+    context: Context,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.driver.close(self.context);
+    }
+}
+
+/// An opened GPU.
+pub struct GpuDevice {
+    pub(crate) opened: Arc<Opened>,
+}
+
+impl GpuDevice {
+    /// Opens a device.
+    pub fn open(setup: Setup) -> Result<GpuDevice> {
+        let (arch, chip) = chip(&setup.facts)?;
+        let context = setup.driver.open(setup.ordinal)?;
+        let driver = setup.driver;
+        let opened = Opened {
+            timeline: Timeline::default(),
+            kernels: Kernels::new(driver.clone(), context, setup.images),
+            pool: Pool::new(driver.clone(), context),
+            arch,
+            chip,
+            uses_graphs: setup.uses_graphs,
+            context,
+            driver: driver.clone(),
+            _open: Open { driver, context },
+        };
+        Ok(GpuDevice { opened: Arc::new(opened) })
+    }
+
+    /// What the contract tells about a device.
+    pub fn info(index: u32, facts: &Facts) -> DeviceInfo {
+        let chip = chip(facts).ok().map(|(_, chip)| chip);
+        let peak = |rate: fn(&Chip) -> f64| chip.as_ref().map_or(0.0, |chip| rate(chip) / 1e12);
+        DeviceInfo {
+            index,
+            kind: DeviceKind::Gpu,
+            name: facts.name.clone(),
+            arch: facts.arch.clone(),
+            chip: chip.as_ref().map_or_else(String::new, |chip| chip.name.clone()),
+            pci: facts.pci.clone(),
+            memory_bytes: facts.memory_bytes,
+            memory_gb_per_s: chip.as_ref().map_or(0.0, |chip| chip.bytes_per_second / 1e9),
+            peak_f32_tflops: 0.0,
+            peak_bf16_tflops: peak(|chip| chip.bf16_flops_per_second),
+            peak_int8_tops: peak(|chip| chip.fp8_flops_per_second),
+            shares_host_memory: false,
+            compute_units: facts.compute_units,
+        }
+    }
+
+    /// What a device of `target` (an arch or a chip) would claim, given its kernels.
+    pub fn claim_for(
+        target: &str,
+        images: &Images,
+        graph: GraphView<'_>,
+        sink: &mut ClaimSink<'_>,
+    ) -> Result<()> {
+        let (arch, chip) = target_chip(target)?;
+        let has = |symbol: &str| images.find(symbol).is_some();
+        compile::claim(Target { arch, chip: &chip, has: &has }, graph, sink);
+        Ok(())
+    }
+}
+
+/// The arch and the chip of a device.
+fn chip(facts: &Facts) -> Result<(&'static str, Chip)> {
+    let arch = arch::find(&facts.arch).map_err(|error| Error::unsupported(error.to_string()))?;
+    let mut chip = arch.chip_of(&facts.name).map_err(|error| Error::internal(error.to_string()))?;
+    chip.compute_units = facts.compute_units;
+    Ok((arch.name, chip))
+}
+
+/// The chip that `target` names, or the first of the arch that it names.
+fn target_chip(target: &str) -> Result<(&'static str, Chip)> {
+    for arch in arch::ARCHS {
+        let chips = arch.chips().map_err(|error| Error::internal(error.to_string()))?;
+        let named = chips.iter().find(|chip| chip.name == target);
+        if let Some(chip) = named.or((arch.name == target).then_some(chips.first()).flatten()) {
+            return Ok((arch.name, chip.clone()));
+        }
+    }
+    Err(Error::unsupported(format!("there are no kernels for the target '{target}'")))
+}
+
+impl Device for GpuDevice {
+    type Stream = GpuStream;
+    type Executable = GpuExecutable;
+
+    fn claim(&self, graph: GraphView<'_>, sink: &mut ClaimSink<'_>) -> Result<()> {
+        let has = |symbol: &str| self.opened.kernels.has(symbol);
+        compile::claim(self.opened.target(&has), graph, sink);
+        Ok(())
+    }
+
+    fn compile(&self, request: &CompileRequest<'_>) -> Result<GpuExecutable> {
+        let compilation = compile::compile(request.graph)?;
+        let constants = Constants::upload(&self.opened, request.graph, &compilation.device_constants)?;
+        Ok(GpuExecutable::new(self.opened.clone(), compilation, constants))
+    }
+
+    fn memory_info(&self) -> Result<MemoryInfo> {
+        let (free_bytes, total_bytes) = self.opened.driver.memory(self.opened.context)?;
+        let (used_bytes, peak_bytes) = self.opened.pool.usage();
+        Ok(MemoryInfo { total_bytes, free_bytes, used_bytes, peak_bytes })
+    }
+
+    fn allocate(&self, memory: MemoryKind, bytes: usize) -> Result<*mut c_void> {
+        match memory {
+            MemoryKind::Device => {
+                let address = self.opened.pool.allocate(bytes)?;
+                Ok(std::ptr::with_exposed_provenance_mut(address as usize))
+            }
+            MemoryKind::Pinned => self.opened.driver.allocate_pinned(self.opened.context, bytes.max(1)),
+            MemoryKind::Host => tenon_plugin_api::provider::host_memory::allocate(bytes),
+        }
+    }
+
+    unsafe fn free(&self, memory: MemoryKind, data: *mut c_void) {
+        if data.is_null() {
+            return;
+        }
+        // SAFETY: the caller vouches that `allocate` gave it with this kind, and that nobody uses it.
+        unsafe {
+            match memory {
+                MemoryKind::Device => self.opened.pool.free(data.addr() as u64),
+                MemoryKind::Pinned => self.opened.driver.free_pinned(self.opened.context, data),
+                MemoryKind::Host => tenon_plugin_api::provider::host_memory::free(data),
+            }
+        }
+    }
+
+    unsafe fn copy(&self, copies: &[ffi::Copy]) -> Result<()> {
+        let (driver, context) = (&self.opened.driver, self.opened.context);
+        let queue = driver.queue(context)?;
+        // SAFETY: the caller vouches for the addresses.
+        let queued = unsafe { queue_copies(&self.opened, queue, copies) };
+        let done = driver.synchronize(context, queue);
+        driver.destroy_queue(context, queue);
+        queued.and(done)
+    }
+
+    fn stream(&self) -> Result<GpuStream> {
+        GpuStream::new(self.opened.clone())
+    }
+
+    fn event(&self) -> Result<GpuEvent> {
+        GpuEvent::new(self.opened.clone())
+    }
+
+    fn timeline_start(&self) -> Result<()> {
+        self.opened.timeline.start(&self.opened)
+    }
+
+    fn timeline_stop(&self) -> Result<Vec<TimelineEntry>> {
+        self.opened.timeline.stop(&self.opened)
+    }
+}

@@ -1,0 +1,333 @@
+//! A compiled subgraph: schedules by input shapes, queued launch by launch or replayed as one captured graph.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use smallvec::SmallVec;
+use tenon_plugin_api::provider::{self, RunRequest, Stream};
+use tenon_plugin_api::{DType, Error, Result, TensorView};
+
+use crate::compile::Compilation;
+use crate::constant::Constants;
+use crate::device::Opened;
+use crate::driver::{Arguments, Queue, Side};
+use crate::operator::Expansion;
+use crate::schedule::{Builder, Home, Location, Patch, ReadyLaunch, Schedule, Step};
+use crate::stream::{GpuRecording, GpuStream};
+use crate::timeline::Span;
+
+/// Schedules that are kept, the least recently used one going first.
+const SCHEDULES: usize = 64;
+/// Captured graphs of one schedule: one for each set of addresses.
+const GRAPHS: usize = 8;
+/// Fewer steps than this are queued one by one.
+const GRAPH_STEPS: usize = 3;
+
+/// The dimensions of all inputs, one after the other.
+type Key = SmallVec<[i64; 16]>;
+
+/// A compiled subgraph on a device.
+pub struct GpuExecutable {
+    opened: Arc<Opened>,
+    compilation: Compilation,
+    constants: Constants,
+    schedules: Mutex<Cache>,
+}
+
+#[derive(Default)]
+struct Cache {
+    entries: HashMap<Key, Arc<Prepared>>,
+    clock: u64,
+}
+
+/// A schedule and what has been captured of it.
+struct Prepared {
+    schedule: Schedule,
+    used: std::sync::atomic::AtomicU64,
+    graphs: Mutex<Vec<Replay>>,
+}
+
+/// The addresses of a run, and its work as a graph once they have come twice.
+struct Replay {
+    addresses: Addresses,
+    graph: Option<GpuRecording>,
+}
+
+/// What locations are resolved with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Addresses {
+    inputs: SmallVec<[u64; 8]>,
+    outputs: SmallVec<[u64; 8]>,
+    arena: u64,
+}
+
+impl Addresses {
+    fn resolve(&self, location: Location) -> u64 {
+        match location {
+            Location::Input(index, offset) => self.inputs[index as usize] + offset,
+            Location::Output(index, offset) => self.outputs[index as usize] + offset,
+            Location::Arena(offset) => self.arena + offset,
+            Location::Absolute(address) => address,
+        }
+    }
+}
+
+impl GpuExecutable {
+    pub(crate) fn new(opened: Arc<Opened>, compilation: Compilation, constants: Constants) -> GpuExecutable {
+        GpuExecutable { opened, compilation, constants, schedules: Mutex::default() }
+    }
+
+    /// The schedule for inputs of these shapes, made when they come for the first time.
+    fn prepare(&self, inputs: &[TensorView<'_>]) -> Result<Arc<Prepared>> {
+        let mut key = Key::new();
+        for input in inputs {
+            key.push(input.dims().len() as i64);
+            key.extend_from_slice(input.dims());
+        }
+        let mut cache = self.schedules.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.clock += 1;
+        let clock = cache.clock;
+        if let Some(prepared) = cache.entries.get(&key) {
+            prepared.used.store(clock, std::sync::atomic::Ordering::Relaxed);
+            return Ok(prepared.clone());
+        }
+        let schedule = self.schedule(inputs)?;
+        if cache.entries.len() >= SCHEDULES {
+            let used = |prepared: &Arc<Prepared>| prepared.used.load(std::sync::atomic::Ordering::Relaxed);
+            let oldest = cache.entries.iter().min_by_key(|(_, p)| used(p)).map(|(key, _)| key.clone());
+            oldest.map(|key| cache.entries.remove(&key));
+        }
+        let prepared = Arc::new(Prepared { schedule, used: clock.into(), graphs: Mutex::default() });
+        cache.entries.insert(key, prepared.clone());
+        Ok(prepared)
+    }
+
+    fn schedule(&self, inputs: &[TensorView<'_>]) -> Result<Schedule> {
+        let graph = &self.compilation;
+        let has = |symbol: &str| self.opened.kernels.has(symbol);
+        let mut builder = Builder::new(self.opened.target(&has), &graph.declared);
+        for (value, dims) in &graph.constants {
+            if let Some(address) = self.constants.address(*value as u32) {
+                builder.states[*value].home = Home::Constant(address);
+            }
+            let scalar = builder.scalar(*value);
+            builder.define(*value, scalar, dims)?;
+        }
+        for (&value, input) in graph.inputs.iter().zip(inputs) {
+            let dims: Option<Vec<usize>> =
+                input.dims().iter().map(|&dim| usize::try_from(dim).ok()).collect();
+            let dims = dims.ok_or_else(|| Error::invalid("an input has a negative dimension"))?;
+            let scalar = builder.scalar(value);
+            builder.define(value, scalar, &dims)?;
+        }
+        for (number, node) in graph.nodes.iter().enumerate() {
+            let mut expansion = Expansion {
+                builder: &mut builder,
+                inputs: &node.inputs,
+                outputs: &node.outputs,
+                node: number as u32,
+            };
+            node.operator.expand(&mut expansion).map_err(|error| Error {
+                message: format!("node '{}' ({}): {}", node.name, node.op_type, error.message),
+                ..error
+            })?;
+        }
+        let outputs = self.claim_outputs(&mut builder)?;
+        builder.finish(&outputs, &self.opened.kernels)
+    }
+
+    /// Outputs that are inputs or constants, or handed out twice, are copied at the end.
+    fn claim_outputs(&self, builder: &mut Builder<'_>) -> Result<Vec<usize>> {
+        let mut outputs = Vec::with_capacity(self.compilation.outputs.len());
+        for (number, &value) in self.compilation.outputs.iter().enumerate() {
+            if builder.states[value].home == Home::Output(number as u32) {
+                outputs.push(value);
+                continue;
+            }
+            let dims = builder.dims(value).to_vec();
+            let copy = builder.scratch(builder.scalar(value), &dims)?;
+            builder.states[copy].home = Home::Output(number as u32);
+            builder.view(u32::MAX, copy, value, 0)?;
+            outputs.push(copy);
+        }
+        Ok(outputs)
+    }
+
+    fn check(&self, request: &RunRequest<'_, GpuStream>) -> Result<()> {
+        let (given, expected) = (request.inputs.len(), self.compilation.inputs.len());
+        if given != expected {
+            return Err(Error::invalid(format!("the executable takes {expected} inputs, got {given}")));
+        }
+        for (index, input) in request.inputs.iter().enumerate() {
+            let expected = input.element_count().and_then(|count| input.dtype().byte_len(count));
+            if expected != Some(input.byte_len()) {
+                let (dims, bytes) = (input.dims(), input.byte_len());
+                return Err(Error::invalid(format!("input {index} of shape {dims:?} has {bytes} bytes")));
+            }
+            let declared = self.compilation.declared[self.compilation.inputs[index]].scalar;
+            if declared.is_some_and(|scalar| scalar as u32 != input.dtype() as u32) {
+                return Err(Error::invalid(format!("input {index} is of type {}", input.dtype())));
+            }
+        }
+        Ok(())
+    }
+
+    fn run_on(&self, stream: &GpuStream, request: &RunRequest<'_, GpuStream>) -> Result<()> {
+        let prepared = self.prepare(request.inputs)?;
+        let schedule = &prepared.schedule;
+        let inputs = request.inputs.iter().map(|input| input.data().addr() as u64).collect();
+        let mut outputs = SmallVec::new();
+        for (index, (scalar, dims, bytes)) in schedule.outputs.iter().enumerate() {
+            let dtype = DType::from_onnx(*scalar as i32).unwrap_or_default();
+            let data = request.allocate_output(index as u32, dtype, dims, *bytes)?;
+            outputs.push(data.addr() as u64);
+        }
+        let arena = if schedule.arena_bytes > 0 { stream.arena(schedule.arena_bytes)? } else { 0 };
+        let addresses = Addresses { inputs, outputs, arena };
+        if self.opened.timeline.is_on() {
+            return self.queue_timed(stream, schedule, &addresses);
+        }
+        if schedule.steps.len() < GRAPH_STEPS || !self.opened.uses_graphs {
+            return self.queue_all(stream.queue, schedule, &addresses);
+        }
+        self.replay(stream, &prepared, addresses)
+    }
+
+    /// Starts the captured graph of these addresses; captures it when they come for the second time.
+    fn replay(&self, stream: &GpuStream, prepared: &Prepared, addresses: Addresses) -> Result<()> {
+        let mut graphs = prepared.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(position) = graphs.iter().position(|replay| replay.addresses == addresses) else {
+            if graphs.len() >= GRAPHS {
+                // A graph that may still run is ended by the driver after it has.
+                graphs.remove(0);
+            }
+            graphs.push(Replay { addresses: addresses.clone(), graph: None });
+            drop(graphs);
+            return self.queue_all(stream.queue, &prepared.schedule, &addresses);
+        };
+        let replay = &mut graphs[position];
+        if replay.graph.is_none() {
+            // A stream of our own, so that the caller's may be capturing itself.
+            let own = GpuStream::new(self.opened.clone())?;
+            own.capture_begin()?;
+            let queued = self.queue_all(own.queue, &prepared.schedule, &addresses);
+            let graph = self.opened.driver.capture_end(self.opened.context, own.queue);
+            queued?;
+            replay.graph = Some(GpuRecording::new(self.opened.clone(), graph?));
+        }
+        match &replay.graph {
+            Some(graph) => self.opened.driver.start(self.opened.context, graph.graph, stream.queue),
+            None => Err(Error::internal("a graph was just captured")),
+        }
+    }
+
+    fn queue_all(&self, queue: Queue, schedule: &Schedule, addresses: &Addresses) -> Result<()> {
+        let mut scratch = Vec::new();
+        schedule.steps.iter().try_for_each(|step| self.queue_step(queue, step, addresses, &mut scratch))
+    }
+
+    fn queue_step(
+        &self,
+        queue: Queue,
+        step: &Step,
+        addresses: &Addresses,
+        scratch: &mut Vec<u8>,
+    ) -> Result<()> {
+        let (driver, context) = (&self.opened.driver, self.opened.context);
+        match step {
+            Step::Launch(launch) => self.launch(queue, launch, addresses, scratch),
+            Step::Copy { to, from, bytes, .. } => {
+                let side = |location| Side::Device(context, addresses.resolve(location));
+                if *bytes == 0 {
+                    return Ok(());
+                }
+                // SAFETY: both ends were laid out for that many bytes.
+                unsafe { driver.copy(context, queue, side(*to), side(*from), *bytes) }
+            }
+            Step::Zero { at, bytes } => {
+                // SAFETY: the workspace was laid out for that many bytes.
+                unsafe { driver.zero(context, queue, addresses.resolve(*at), *bytes) }
+            }
+        }
+    }
+
+    fn launch(
+        &self,
+        queue: Queue,
+        launch: &ReadyLaunch,
+        addresses: &Addresses,
+        scratch: &mut Vec<u8>,
+    ) -> Result<()> {
+        let (driver, context) = (&self.opened.driver, self.opened.context);
+        scratch.clear();
+        scratch.extend_from_slice(&launch.bytes);
+        for patch in &launch.patches {
+            match patch {
+                Patch::Address { at, location } => {
+                    scratch[*at..*at + 8].copy_from_slice(&addresses.resolve(*location).to_le_bytes());
+                }
+                Patch::TensorMap { at, map, location } => {
+                    let words = driver.encode_tensor_map(context, map, addresses.resolve(*location))?;
+                    for (index, word) in words.iter().enumerate() {
+                        let at = at + 8 * index;
+                        scratch[at..at + 8].copy_from_slice(&word.to_le_bytes());
+                    }
+                }
+            }
+        }
+        let args = Arguments { bytes: scratch, places: &launch.places };
+        // SAFETY: the planner wrote the parameters for this kernel, and every address leads to memory laid out for it.
+        unsafe { driver.launch(context, launch.function, &launch.config, args, queue) }
+    }
+
+    /// Queues every step between two marks of the device's clock.
+    fn queue_timed(&self, stream: &GpuStream, schedule: &Schedule, addresses: &Addresses) -> Result<()> {
+        let mut scratch = Vec::new();
+        for step in &schedule.steps {
+            let (symbol, nodes, cost) = match step {
+                Step::Launch(launch) => (launch.symbol.as_str(), launch.nodes.as_slice(), Some(launch.cost)),
+                Step::Copy { nodes, .. } => ("copy", nodes.as_slice(), None),
+                Step::Zero { .. } => ("zero", &[][..], None),
+            };
+            let named = nodes.iter().filter_map(|&node| self.compilation.nodes.get(node as usize));
+            let names: Vec<&str> = named.clone().map(|node| node.name.as_str()).collect();
+            let types: Vec<&str> = named.map(|node| node.op_type.as_str()).collect();
+            let span = Span {
+                symbol: symbol.into(),
+                node: names.join("+"),
+                op_type: types.join("+"),
+                parameters: match step {
+                    Step::Launch(launch) => format!("grid {:?}", launch.config.grid),
+                    Step::Copy { bytes, .. } | Step::Zero { bytes, .. } => format!("{bytes} bytes"),
+                },
+                stream: stream.queue.0,
+                cost,
+            };
+            self.opened.timeline.around(&self.opened, stream.queue, span, || {
+                self.queue_step(stream.queue, step, addresses, &mut scratch)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl provider::Executable for GpuExecutable {
+    type Stream = GpuStream;
+
+    fn run(&self, request: &RunRequest<'_, GpuStream>) -> Result<()> {
+        self.check(request)?;
+        match request.stream {
+            Some(stream) => self.run_on(stream, request),
+            None => {
+                let stream = GpuStream::new(self.opened.clone())?;
+                self.run_on(&stream, request)?;
+                stream.synchronize()
+            }
+        }
+    }
+
+    /// Constants are uploaded, or read, before compiling ends.
+    fn released(&self, _value: u32) -> bool {
+        true
+    }
+}

@@ -1,0 +1,200 @@
+//! Pooling over windows, and resizing.
+
+use tenon_kernels::gpu::pool::{self, Nearest, Pool, Pooling, ResizeDim};
+use tenon_kernels::gpu::scalar::Scalar;
+use tenon_plugin_api::{Error, Result};
+
+use super::conv::{Window, three};
+use super::{Family, axis_of};
+use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
+
+pub(super) const FAMILIES: &[Family] = &[
+    Family { domain: "", op_types: &["MaxPool", "AveragePool", "LpPool"], lower: windows },
+    Family { domain: "", op_types: &["Resize", "Upsample"], lower: resize },
+];
+
+struct Windows {
+    window: Window,
+    kernel: Vec<usize>,
+    op: Pooling,
+    rounds_up: bool,
+    is_column_major: bool,
+}
+
+impl Operator for Windows {
+    fn expand(&self, cx: &mut Expansion<'_, '_>) -> Result<()> {
+        let (x, scalar) = (cx.dims(0)?, cx.scalar(0)?);
+        let (mut begins, mut ends, mut output) = (Vec::new(), Vec::new(), Vec::new());
+        for (axis, &input) in x[2..].iter().enumerate() {
+            let (begin, end, count) = self.window.place(axis, input, self.kernel[axis], self.rounds_up)?;
+            begins.push(begin);
+            ends.push(end);
+            output.push(count);
+        }
+        let shape: Vec<usize> = [x[0], x[1]].into_iter().chain(output.iter().copied()).collect();
+        let has_positions = cx.has_output(1);
+        let problem = Pool {
+            scalar,
+            op: self.op,
+            planes: x[0] * x[1],
+            input: three(&x[2..], 1),
+            output: three(&output, 1),
+            kernel: three(&self.kernel, 1),
+            strides: three(&self.window.strides, 1),
+            dilations: three(&self.window.dilations, 1),
+            pads: three(&begins, 0),
+            pads_end: three(&ends, 0),
+            has_positions,
+            is_column_major: self.is_column_major,
+        };
+        let y = cx.output(0, scalar, &shape)?;
+        let positions = if has_positions { Some(cx.output(1, Scalar::I64, &shape)?) } else { None };
+        let operands = [Some(y), positions, Some(cx.input(0)?)];
+        cx.run(pool::pool(&problem), &operands)
+    }
+}
+
+fn windows(l: &Lowering<'_>) -> Lowered {
+    l.half_or_single(0)?;
+    let window = Window::read(l, l.rank(0)?.saturating_sub(2))?;
+    let kernel = window.kernel.clone().ok_or_else(|| Decline::new("attribute 'kernel_shape' is missing"))?;
+    let op = match l.node.op_type() {
+        "MaxPool" => Pooling::Max,
+        "AveragePool" => Pooling::Average { counts_padding: l.node.int_or("count_include_pad", 0)? != 0 },
+        _ => Pooling::Lp { p: l.node.int_or("p", 2)? as f32 },
+    };
+    Ok(Box::new(Windows {
+        window,
+        kernel,
+        op,
+        rounds_up: l.node.int_or("ceil_mode", 0)? != 0,
+        is_column_major: l.node.int_or("storage_order", 0)? != 0,
+    }))
+}
+
+/// How positions of the output map to the input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Coordinates {
+    HalfPixel,
+    PytorchHalfPixel,
+    AlignCorners,
+    Asymmetric,
+    HalfPixelSymmetric,
+}
+
+struct Resize {
+    /// For each dimension of the axes.
+    scales: Option<Vec<f32>>,
+    sizes: Option<Vec<usize>>,
+    axes: Vec<usize>,
+    coordinates: Coordinates,
+    nearest: Option<Nearest>,
+}
+
+impl Operator for Resize {
+    fn expand(&self, cx: &mut Expansion<'_, '_>) -> Result<()> {
+        let (x, scalar) = (cx.dims(0)?, cx.scalar(0)?);
+        let mut dims: Vec<ResizeDim> = x.iter().map(|&size| unchanged(size)).collect();
+        for (index, &axis) in self.axes.iter().enumerate() {
+            let input = x[axis];
+            let (output, factor) = match (&self.sizes, &self.scales) {
+                (Some(sizes), _) => (sizes[index], sizes[index] as f32 / input as f32),
+                (None, Some(scales)) => ((input as f32 * scales[index]).floor() as usize, scales[index]),
+                (None, None) => return Err(Error::internal("a resize without scales")),
+            };
+            dims[axis] = self.mapping(input, output, factor);
+        }
+        let shape: Vec<usize> = dims.iter().map(|dim| dim.output).collect();
+        let input = cx.input(0)?;
+        if shape == x && self.scales.as_ref().is_none_or(|scales| scales.iter().all(|&scale| scale == 1.0)) {
+            return cx.view(0, input, 0, &shape);
+        }
+        let y = cx.output(0, scalar, &shape)?;
+        cx.run(pool::resize(scalar, &dims, self.nearest), &[Some(y), Some(input)])
+    }
+}
+
+fn unchanged(size: usize) -> ResizeDim {
+    ResizeDim { input: size, output: size, scale: 1.0, shift: 0.0, offset: 0.0 }
+}
+
+impl Resize {
+    fn mapping(&self, input: usize, output: usize, factor: f32) -> ResizeDim {
+        if input == output && factor == 1.0 {
+            return unchanged(input);
+        }
+        let (shift, scale, offset) = match self.coordinates {
+            Coordinates::Asymmetric => (0.0, 1.0 / factor, 0.0),
+            Coordinates::AlignCorners if output > 1 => {
+                (0.0, (input as f32 - 1.0) / (output as f32 - 1.0), 0.0)
+            }
+            Coordinates::AlignCorners => (0.0, 0.0, 0.0),
+            Coordinates::PytorchHalfPixel if output == 1 => (0.0, 0.0, 0.0),
+            Coordinates::HalfPixelSymmetric => {
+                let adjustment = output as f32 / (factor * input as f32);
+                let centre = input as f32 / 2.0;
+                (0.5, 1.0 / factor, centre * (1.0 - adjustment) - 0.5)
+            }
+            _ => (0.5, 1.0 / factor, -0.5),
+        };
+        ResizeDim { input, output, scale, shift, offset }
+    }
+}
+
+fn resize(l: &Lowering<'_>) -> Lowered {
+    l.half_or_single(0)?;
+    let rank = l.rank(0)?;
+    if rank == 0 || rank > pool::RESIZE_RANK {
+        return Err(Decline(format!("resizing {rank} dimensions has no GPU kernel")));
+    }
+    let is_upsample = l.node.op_type() == "Upsample";
+    let old = is_upsample || l.node.version() < 11;
+    let nearest = match l.node.text_or("mode", "nearest")? {
+        "nearest" => Some(match l.node.text_or("nearest_mode", "round_prefer_floor")? {
+            _ if old => Nearest::Floor,
+            "round_prefer_ceil" => Nearest::PreferCeil,
+            "floor" => Nearest::Floor,
+            "ceil" => Nearest::Ceil,
+            _ => Nearest::PreferFloor,
+        }),
+        "linear" => None,
+        other => return Err(Decline(format!("resizing of mode '{other}' has no GPU kernel"))),
+    };
+    let coordinates = match l.node.text_or("coordinate_transformation_mode", "half_pixel")? {
+        _ if old => Coordinates::Asymmetric,
+        "half_pixel" => Coordinates::HalfPixel,
+        "pytorch_half_pixel" => Coordinates::PytorchHalfPixel,
+        "align_corners" => Coordinates::AlignCorners,
+        "asymmetric" => Coordinates::Asymmetric,
+        "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
+        other => return Err(Decline(format!("coordinates '{other}' have no GPU kernel"))),
+    };
+    let plain = l.node.int_or("antialias", 0)? == 0
+        && l.node.int_or("exclude_outside", 0)? == 0
+        && l.node.text_or("keep_aspect_ratio_policy", "stretch")? == "stretch";
+    if !plain {
+        return Err(Decline::new("antialiasing, exclude_outside and aspect ratios have no GPU kernel"));
+    }
+    let axes: Vec<usize> = match l.node.ints("axes")? {
+        Some(axes) => axes.iter().map(|&axis| axis_of(axis, rank)).collect::<std::result::Result<_, _>>()?,
+        None => (0..rank).collect(),
+    };
+    let at = if old { 1 } else { 2 };
+    if !old && l.has_input(1) && l.numbers(1, 16).is_none() {
+        return Err(Decline::new("the region of interest is not a constant"));
+    }
+    let attribute = match l.node.attribute("scales") {
+        Some(tenon_plugin_api::AttributeView::Floats(scales)) => Some(scales.to_vec()),
+        _ => None,
+    };
+    let scales = attribute.or_else(|| Some(l.numbers(at, 8)?.iter().map(|&scale| scale as f32).collect()));
+    let scales = scales.filter(|scales| !scales.is_empty());
+    let sizes = if old { None } else { l.optional_ints(3)? };
+    let sizes: Option<Vec<usize>> =
+        sizes.map(|sizes| sizes.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect());
+    let count = sizes.as_ref().map(Vec::len).or(scales.as_ref().map(Vec::len));
+    if count != Some(axes.len()) {
+        return Err(Decline::new("scales or sizes are not constants, one for each axis"));
+    }
+    Ok(Box::new(Resize { scales, sizes, axes, coordinates, nearest }))
+}
