@@ -17,7 +17,7 @@ pub struct ProviderRequest {
 impl FromStr for ProviderRequest {
     type Err = Error;
 
-    /// Parses `name[:device][,key=value]...`, such as `cuda:1,cache=off`.
+    /// Parses `name[:device][,key=value]...`, such as `fast:1,cache=off`.
     fn from_str(text: &str) -> Result<ProviderRequest> {
         let bad = |what: String| {
             Error::invalid_input(format!("provider '{text}': {what}; expected name[:device][,key=value]..."))

@@ -1,3 +1,5 @@
+//! Parameters, choices and plans of the tensor-core products.
+
 use super::*;
 use crate::gpu::arch;
 use crate::gpu::launch::Arg;

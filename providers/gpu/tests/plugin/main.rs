@@ -209,5 +209,5 @@ fn unknown_options_are_refused() {
     let provider = unsafe { tenon_plugin_api::host::Provider::new(harness::table()) }.unwrap();
     drop(open(&[("graphs", "0")]));
     assert_eq!(provider.open(0, &[("graph", "0")]).unwrap_err().kind(), Code::InvalidArgument);
-    assert_eq!(provider.open(5, &[]).unwrap_err().kind(), Code::InvalidArgument);
+    assert_eq!(provider.open(5, &[]).unwrap_err().kind(), Code::NotFound);
 }

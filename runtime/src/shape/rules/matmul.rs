@@ -24,7 +24,6 @@ pub const RULES: &[Rule] = &[
     Rule::of("com.microsoft", "MatMulBnb4", 3, matmul_n_bits),
     Rule::of("com.microsoft", "MatMulNBitsMlp", 3, unknown_width),
     Rule::of("com.microsoft", "MatMulNBitsQkv", 3, unknown_width),
-    Rule::of("com.microsoft", "MatMulFpQ4", 2, unknown_width),
     Rule::of("com.microsoft", "MatMulBlockQuantizedFp8Weight", 3, transposed_weight),
     Rule::of("com.microsoft", "MatMulBlockQuantizedFp4Weight", 3, transposed_weight),
     Rule::of("com.microsoft", "DynamicQuantizeMatMul", 3, matmul),
