@@ -1,7 +1,7 @@
 //! Moving elements: strided copies, transposes, gathers, fills.
 
-use super::launch::{Arg, Launch, Plan};
-use super::scalar::{self, Structure, THREADS, blocks, division, kernel};
+use super::launch::{Arg, Plan};
+use super::scalar::{self, Structure, blocks, division, kernel, launch, pointer};
 use super::unit::{Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
@@ -28,26 +28,6 @@ pub fn contiguous(dims: &[usize]) -> Vec<i64> {
         strides[axis] = strides[axis + 1] * dims[axis + 1].max(1) as i64;
     }
     strides
-}
-
-fn launch(symbol: String, grid: [u32; 3], args: Vec<Arg>, bytes: f64) -> Plan {
-    Plan {
-        launches: vec![Launch {
-            symbol,
-            grid,
-            block: [THREADS, 1, 1],
-            cluster: [1, 1, 1],
-            shared_bytes: 0,
-            args,
-            is_dependent_launch: false,
-            cost: Cost { flops: 0.0, bytes },
-        }],
-        ..Plan::default()
-    }
-}
-
-fn pointer(operand: usize) -> Arg {
-    Arg::Pointer { operand, offset_bytes: 0 }
 }
 
 /// Operands: 0 the target, 1 the source.
@@ -82,14 +62,14 @@ pub fn strided_copy(copy: &StridedCopy) -> Result<Plan> {
         .i64s::<2>([joined.from_offset, joined.to_offset])
         .finish();
     let args = vec![pointer(0), pointer(1), parameters];
-    Ok(launch(format!("strided_copy_b{word}"), [blocks(total), 1, 1], args, bytes))
+    Ok(launch(format!("strided_copy_b{word}"), [blocks(total), 1, 1], args, Cost { flops: 0.0, bytes }))
 }
 
 fn transpose(element_bytes: usize, batch: usize, rows: usize, columns: usize, bytes: f64) -> Plan {
     let grid = [columns.div_ceil(32) as u32, rows.div_ceil(32) as u32, batch.min(65_535) as u32];
     let sizes = [batch, rows, columns].map(|size| Arg::U32(size as u32));
     let args = [pointer(0), pointer(1)].into_iter().chain(sizes).collect();
-    let mut plan = launch(format!("transpose_b{element_bytes}"), grid, args, bytes);
+    let mut plan = launch(format!("transpose_b{element_bytes}"), grid, args, Cost { flops: 0.0, bytes });
     plan.launches[0].block = [32, 8, 1];
     plan
 }
@@ -199,7 +179,7 @@ pub fn gather_rows(
     let sizes = [usize::from(is_wide), outer, axis, count, words].map(|size| Arg::U32(size as u32));
     let args = [pointer(0), pointer(1), pointer(2)].into_iter().chain(sizes).collect();
     let bytes = 2.0 * (total * word) as f64;
-    Ok(launch(format!("gather_rows_b{word}"), [blocks(total), 1, 1], args, bytes))
+    Ok(launch(format!("gather_rows_b{word}"), [blocks(total), 1, 1], args, Cost { flops: 0.0, bytes }))
 }
 
 /// `to[position] = from[position with axis replaced by indices[position]]`. Operands as [`gather_rows`].
@@ -229,7 +209,12 @@ pub fn gather_elements(
         .finish();
     let args = vec![pointer(0), pointer(1), pointer(2), parameters];
     let bytes = total as f64 * (2 * element_bytes + if is_wide { 8 } else { 4 }) as f64;
-    Ok(launch(format!("gather_elements_b{element_bytes}"), [blocks(total), 1, 1], args, bytes))
+    Ok(launch(
+        format!("gather_elements_b{element_bytes}"),
+        [blocks(total), 1, 1],
+        args,
+        Cost { flops: 0.0, bytes },
+    ))
 }
 
 /// Writes `bits` to `count` elements of operand 0.
@@ -242,7 +227,7 @@ pub fn fill(element_bytes: usize, count: usize, bits: u64) -> Result<Plan> {
     }
     let args = vec![pointer(0), Arg::U32(count as u32), Arg::I64(bits as i64)];
     let bytes = (count * element_bytes) as f64;
-    Ok(launch(format!("fill_b{element_bytes}"), [blocks(count), 1, 1], args, bytes))
+    Ok(launch(format!("fill_b{element_bytes}"), [blocks(count), 1, 1], args, Cost { flops: 0.0, bytes }))
 }
 
 /// What the build compiles.

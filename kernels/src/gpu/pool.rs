@@ -1,7 +1,7 @@
 //! Pooling over windows, and resizing of images by nearest neighbours or linearly.
 
-use super::launch::{Arg, Launch, Plan};
-use super::scalar::{self, Scalar, Structure, THREADS, blocks, kernel};
+use super::launch::{Arg, Plan};
+use super::scalar::{self, Scalar, Structure, blocks, kernel, launch, pointer};
 use super::unit::{Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
@@ -39,26 +39,6 @@ pub struct Pool {
     pub pads_end: [i64; 3],
     pub has_positions: bool,
     pub is_column_major: bool,
-}
-
-fn launch(symbol: String, outputs: usize, args: Vec<Arg>, cost: Cost) -> Plan {
-    Plan {
-        launches: vec![Launch {
-            symbol,
-            grid: [blocks(outputs), 1, 1],
-            block: [THREADS, 1, 1],
-            cluster: [1, 1, 1],
-            shared_bytes: 0,
-            args,
-            is_dependent_launch: false,
-            cost,
-        }],
-        ..Plan::default()
-    }
-}
-
-fn pointer(operand: usize) -> Arg {
-    Arg::Pointer { operand, offset_bytes: 0 }
 }
 
 fn check(scalar: Scalar, outputs: usize) -> Result<()> {
@@ -103,7 +83,7 @@ pub fn pool(problem: &Pool) -> Result<Plan> {
         bytes: ((inputs + outputs) * problem.scalar.bytes()) as f64,
     };
     let args = vec![pointer(0), positions, pointer(2), parameters];
-    Ok(launch(format!("pool_{}", problem.scalar.suffix()), outputs, args, cost))
+    Ok(launch(format!("pool_{}", problem.scalar.suffix()), [blocks(outputs), 1, 1], args, cost))
 }
 
 /// Which neighbour a position between two takes.
@@ -150,7 +130,12 @@ pub fn resize(scalar: Scalar, dims: &[ResizeDim], nearest: Option<Nearest>) -> R
         .finish();
     let inputs: usize = dims.iter().map(|dim| dim.input).product();
     let cost = Cost { flops: 8.0 * outputs as f64, bytes: ((inputs + outputs) * scalar.bytes()) as f64 };
-    Ok(launch(format!("resize_{}", scalar.suffix()), outputs, vec![pointer(0), pointer(1), parameters], cost))
+    Ok(launch(
+        format!("resize_{}", scalar.suffix()),
+        [blocks(outputs), 1, 1],
+        vec![pointer(0), pointer(1), parameters],
+        cost,
+    ))
 }
 
 /// What the build compiles.

@@ -1,8 +1,8 @@
 //! Products without matrix units: matrices of any strides and types, and convolutions. The reference for the fast paths,
 //! and what serves shapes and types that those do not take.
 
-use super::launch::{Arg, Launch, Plan};
-use super::scalar::{self, Scalar, Structure, THREADS, blocks, division, kernel};
+use super::launch::{Arg, Plan};
+use super::scalar::{self, Scalar, Structure, blocks, division, kernel, launch, pointer};
 use super::unit::{Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
@@ -79,26 +79,6 @@ pub struct Product {
     pub alpha: f32,
     pub beta: f32,
     pub activation: Activation,
-}
-
-fn pointer(operand: usize) -> Arg {
-    Arg::Pointer { operand, offset_bytes: 0 }
-}
-
-fn launch(symbol: String, grid: [u32; 3], args: Vec<Arg>, cost: Cost) -> Plan {
-    Plan {
-        launches: vec![Launch {
-            symbol,
-            grid,
-            block: [THREADS, 1, 1],
-            cluster: [1, 1, 1],
-            shared_bytes: 0,
-            args,
-            is_dependent_launch: false,
-            cost,
-        }],
-        ..Plan::default()
-    }
 }
 
 /// Side of the square tile for an output of `rows` by `columns`, `copies` times: the largest that still fills the chip.

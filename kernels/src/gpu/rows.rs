@@ -1,30 +1,10 @@
 //! Softmax along an axis, and normalisation of rows.
 
-use super::launch::{Arg, Launch, Plan};
-use super::scalar::{self, Scalar, Structure, THREADS, blocks, kernel};
+use super::launch::{Arg, Plan};
+use super::scalar::{self, Scalar, Structure, blocks, kernel, launch, pointer};
 use super::unit::{Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
-
-fn pointer(operand: usize) -> Arg {
-    Arg::Pointer { operand, offset_bytes: 0 }
-}
-
-fn launch(symbol: String, grid: u32, args: Vec<Arg>, cost: Cost) -> Plan {
-    Plan {
-        launches: vec![Launch {
-            symbol,
-            grid: [grid, 1, 1],
-            block: [THREADS, 1, 1],
-            cluster: [1, 1, 1],
-            shared_bytes: 0,
-            args,
-            is_dependent_launch: false,
-            cost,
-        }],
-        ..Plan::default()
-    }
-}
 
 fn check(scalar: Scalar, elements: usize) -> Result<()> {
     if !scalar.is_float() && scalar != Scalar::F64 {
@@ -47,11 +27,11 @@ pub fn softmax(scalar: Scalar, [outer, axis, inner]: [usize; 3], is_log: bool) -
     let (suffix, is_log) = (scalar.suffix(), Arg::U32(is_log.into()));
     if inner == 1 {
         let args = vec![pointer(0), pointer(1), Arg::U32(axis as u32), is_log];
-        return Ok(launch(format!("softmax_row_{suffix}"), outer as u32, args, cost));
+        return Ok(launch(format!("softmax_row_{suffix}"), [outer as u32, 1, 1], args, cost));
     }
     let sizes = [outer, axis, inner].map(|size| Arg::U32(size as u32));
     let args = [pointer(0), pointer(1)].into_iter().chain(sizes).chain([is_log]).collect();
-    Ok(launch(format!("softmax_line_{suffix}"), blocks(outer * inner), args, cost))
+    Ok(launch(format!("softmax_line_{suffix}"), [blocks(outer * inner), 1, 1], args, cost))
 }
 
 /// A normalisation of rows: `y = (x - mean) / sqrt(variance + epsilon) * gamma + beta`, `x = input + skip + bias`.
@@ -111,7 +91,7 @@ pub fn norm(problem: &RowNorm) -> Result<Plan> {
     let streams = 2 + usize::from(has.sum) + usize::from(has.skip);
     let cost =
         Cost { flops: 8.0 * elements as f64, bytes: (streams * elements * problem.scalar.bytes()) as f64 };
-    Ok(launch(format!("normalize_{}", problem.scalar.suffix()), problem.rows as u32, args, cost))
+    Ok(launch(format!("normalize_{}", problem.scalar.suffix()), [problem.rows as u32, 1, 1], args, cost))
 }
 
 /// What the build compiles.

@@ -1,7 +1,8 @@
 //! Element types of the device kernels, the text that every unit of them starts with, and structures passed by value.
 
-use super::launch::Arg;
+use super::launch::{Arg, Launch, Plan};
 use super::unit::{Kernel, Text};
+use crate::estimate::Cost;
 
 /// An element type, with ONNX's number for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,6 +103,28 @@ pub(super) const THREADS: u32 = 256;
 /// Blocks for one thread an item.
 pub(super) fn blocks(items: usize) -> u32 {
     items.div_ceil(THREADS as usize).max(1) as u32
+}
+
+/// The address of an operand.
+pub(super) fn pointer(operand: usize) -> Arg {
+    Arg::Pointer { operand, offset_bytes: 0 }
+}
+
+/// One kernel of [`THREADS`] threads a block that needs nothing beside its arguments.
+pub(super) fn launch(symbol: String, grid: [u32; 3], args: Vec<Arg>, cost: Cost) -> Plan {
+    Plan {
+        launches: vec![Launch {
+            symbol,
+            grid,
+            block: [THREADS, 1, 1],
+            cluster: [1, 1, 1],
+            shared_bytes: 0,
+            args,
+            is_dependent_launch: false,
+            cost,
+        }],
+        ..Plan::default()
+    }
 }
 
 /// A C structure under construction, members aligned as C aligns them.
