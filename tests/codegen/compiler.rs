@@ -13,7 +13,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// The compiler, or nothing and the reason on standard error.
+    /// The compiler, or nothing and the reason on standard error; where `CI` is set, its absence is a failure.
     pub fn find() -> Option<Self> {
         let program = std::env::current_exe().expect("a test has a path");
         // target/<profile>/deps/<test>
@@ -23,6 +23,7 @@ impl Compiler {
         if python.exists() {
             return Some(Self { python, folder });
         }
+        assert!(std::env::var_os("CI").is_none(), "{}: `cargo xtask kernels` comes first", folder.display());
         eprintln!(
             "skipped: no compiler of GPU kernels in {}: run `cargo xtask kernels` once",
             folder.display()
