@@ -2,9 +2,8 @@
 
 use std::collections::HashSet;
 
-use tenon_kernels::gpu::attention::{
-    Causal, Keys, Lengths, Mask, Problem, Queries, Row, Strides, operand, plan, plan_with, rows, units,
-};
+use tenon_kernels::gpu::attention::wgmma::{Mask, Row, plan_with, rows};
+use tenon_kernels::gpu::attention::{Causal, Keys, Lengths, Problem, Queries, Strides, operand, plan, units};
 use tenon_kernels::gpu::launch::{Arg, Element, Plan};
 use tenon_kernels::gpu::{Chip, arch};
 
@@ -38,11 +37,11 @@ fn problem() -> Problem {
 }
 
 fn symbol(problem: &Problem) -> String {
-    plan(problem, &chips()[0]).expect("a kernel for the problem").launches[0].symbol.clone()
+    plan("sm90", problem, &chips()[0]).expect("a kernel for the problem").launches[0].symbol.clone()
 }
 
 fn message(problem: &Problem) -> String {
-    plan(problem, &chips()[0]).expect_err("no kernel for the problem").to_string()
+    plan("sm90", problem, &chips()[0]).expect_err("no kernel for the problem").to_string()
 }
 
 fn pointers(plan: &Plan) -> HashSet<usize> {
@@ -57,7 +56,7 @@ fn pointers(plan: &Plan) -> HashSet<usize> {
 #[test]
 fn every_row_is_legal_on_every_chip() {
     for chip in chips() {
-        for row in rows().unwrap() {
+        for row in rows("sm90").unwrap() {
             match row {
                 Row::Forward(params) => params.check(&chip).unwrap(),
                 Row::Decode(params) => params.check(&chip).unwrap(),
@@ -69,7 +68,7 @@ fn every_row_is_legal_on_every_chip() {
 #[test]
 fn parameters_that_do_not_fit_are_refused_with_the_reason() {
     let chip = &chips()[0];
-    for row in rows().unwrap() {
+    for row in rows("sm90").unwrap() {
         match row {
             Row::Forward(mut params) => {
                 params.stages = 40;
@@ -89,7 +88,7 @@ fn parameters_that_do_not_fit_are_refused_with_the_reason() {
 
 #[test]
 fn units_have_one_kernel_each_under_a_name_of_its_own() {
-    let units = units().unwrap();
+    let units = units("sm90").unwrap();
     let names: HashSet<&str> = units.iter().map(|unit| unit.kernels[0].symbol.as_str()).collect();
     assert_eq!(names.len(), units.len());
     for unit in &units {
@@ -100,7 +99,7 @@ fn units_have_one_kernel_each_under_a_name_of_its_own() {
 
 #[test]
 fn every_planned_symbol_is_compiled() {
-    let compiled: HashSet<String> = units().unwrap().into_iter().map(|unit| unit.name).collect();
+    let compiled: HashSet<String> = units("sm90").unwrap().into_iter().map(|unit| unit.name).collect();
     for element in [Element::BF16, Element::F16] {
         for head in (8..=256).step_by(8) {
             for (q_len, window, causal) in [
@@ -151,8 +150,8 @@ fn absent_operands_are_null_and_present_ones_are_passed() {
     let four = HashSet::from([operand::OUT, operand::Q, operand::K, operand::V]);
     for q_len in [2, 300] {
         let chip = &chips()[0];
-        assert_eq!(pointers(&plan(&Problem { q_len, ..problem() }, chip).unwrap()), four);
-        assert_eq!(pointers(&plan(&Problem { q_len, ..all.clone() }, chip).unwrap()).len(), 8);
+        assert_eq!(pointers(&plan("sm90", &Problem { q_len, ..problem() }, chip).unwrap()), four);
+        assert_eq!(pointers(&plan("sm90", &Problem { q_len, ..all.clone() }, chip).unwrap()).len(), 8);
     }
 }
 
@@ -168,7 +167,7 @@ fn the_shape_has_the_layout_of_the_device_text() {
         bytes = bytes.next_multiple_of(size) + size * names.split(',').count();
     }
     for q_len in [1, 300] {
-        let plan = plan(&Problem { q_len, ..problem() }, &chips()[0]).unwrap();
+        let plan = plan("sm90", &Problem { q_len, ..problem() }, &chips()[0]).unwrap();
         let shape = plan.launches[0].args.iter().find_map(|arg| match arg {
             Arg::Bytes { bytes, .. } => Some(bytes.len()),
             _ => None,
@@ -183,7 +182,7 @@ fn launches_stay_inside_the_chip_and_the_workspace() {
         for batch in [1, 3, 700] {
             for (q_len, lengths) in [(1, None), (5, Some(Lengths::default())), (300, None)] {
                 let p = Problem { batch, q_len, lengths, ..problem() };
-                let plan = plan(&p, &chip).unwrap();
+                let plan = plan("sm90", &p, &chip).unwrap();
                 let launch = &plan.launches[0];
                 assert!(launch.grid[0] > 0 && launch.grid[0] <= chip.compute_units);
                 assert!(launch.shared_bytes <= chip.shared_bytes);
@@ -206,12 +205,12 @@ fn pieces_of_pages_fill_blocks_of_keys() {
             lengths: Some(Lengths::default()),
             ..problem()
         };
-        for row in rows().unwrap() {
+        for row in rows("sm90").unwrap() {
             let block = match row {
                 Row::Forward(params) => params.bn,
                 Row::Decode(_) => 64,
             };
-            let plan = plan_with(&p, &row, &chips()[0]).unwrap();
+            let plan = plan_with("sm90", &p, &row, &chips()[0]).unwrap();
             let piece = plan.launches[0].args.iter().find_map(|arg| match arg {
                 Arg::TensorMap(map) if map.operand == operand::K => Some(map.box_dims[1]),
                 _ => None,
@@ -241,7 +240,7 @@ fn what_no_kernel_does_is_refused_with_the_reason() {
 #[test]
 fn an_empty_problem_launches_nothing() {
     for p in [Problem { batch: 0, ..problem() }, Problem { q_len: 0, ..problem() }] {
-        assert_eq!(plan(&p, &chips()[0]).unwrap(), Plan::default());
+        assert_eq!(plan("sm90", &p, &chips()[0]).unwrap(), Plan::default());
     }
 }
 

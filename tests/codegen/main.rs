@@ -30,7 +30,7 @@ fn small_product() -> Unit {
 
 #[test]
 fn units_and_symbols_of_a_family_are_unique_and_fit_its_chips() {
-    for family in arch::ARCHS {
+    for family in arch::all() {
         let units = family.units().expect("units are listed");
         let mut names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
         let mut symbols: Vec<&str> =
@@ -53,7 +53,7 @@ fn units_and_symbols_of_a_family_are_unique_and_fit_its_chips() {
 #[test]
 fn every_kernel_of_every_family_passes_its_gates() {
     let Some(compiler) = Compiler::find() else { return };
-    for family in arch::ARCHS {
+    for family in arch::all() {
         let units = family.units().expect("units are listed");
         let container =
             compiler.build(family.name, family.target, &units).unwrap_or_else(|log| panic!("{log}"));

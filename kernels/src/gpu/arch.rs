@@ -1,57 +1,87 @@
-//! The GPU families: one entry for each folder under `arch/` that holds device text.
+//! The GPU families: one for each folder under `arch/` that holds an `arch.toml`.
+//!
+//! The file says who compiles for the family, and for each tuned operator which main loop serves it, from which table
+//! and texts. Texts are named from the folder; families may share them (`../cdna/matmul.hip`).
 
+use std::sync::OnceLock;
+
+use super::archs;
 use super::chip::{self, Chip};
 use super::unit::{Text, Unit};
 use super::{attention, device, matmul};
 use crate::error::{KernelError, Result};
+use crate::table::{self, Row};
+
+/// Whose compiler and driver serve a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    Nvidia,
+    Amd,
+}
+
+/// How tuned kernels are built; each has a planner of its own under every operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mainloop {
+    /// Hopper: bulk copies into a ring, products by warpgroups.
+    Wgmma,
+    /// CDNA: matrix instructions of a wave of 64, operands through LDS.
+    Mfma,
+    /// Ampere and later: asynchronous copies, products by warps.
+    MmaSync,
+}
 
 /// A GPU family.
 #[derive(Debug)]
 pub struct Arch {
     /// The folder's name.
     pub name: &'static str,
+    pub vendor: Vendor,
     /// What the compiler calls it.
     pub target: &'static str,
     /// Threads that run in step.
     pub wave: u32,
-    chips: &'static str,
-    units: fn() -> Result<Vec<Unit>>,
+    scalar: Text,
+    operators: Vec<Operator>,
 }
 
-const SM90_SCALAR: Text = Text {
-    path: "arch/sm90/scalar_primitives.cuh",
-    text: include_str!("../../arch/sm90/scalar_primitives.cuh"),
-};
+/// A tuned operator of a family.
+#[derive(Debug)]
+pub(super) struct Operator {
+    name: &'static str,
+    pub mainloop: Mainloop,
+    /// Contents of its parameter table.
+    pub table: &'static str,
+    row: Row,
+    arch: &'static str,
+}
 
-/// Every family, newest of a vendor last.
-pub const ARCHS: &[Arch] = &[Arch {
-    name: "sm90",
-    target: "sm_90a",
-    wave: 32,
-    chips: include_str!("../../arch/sm90/chips.toml"),
-    units: sm90_units,
-}];
+impl Operator {
+    /// The texts that `key` of the operator's row lists, in order.
+    pub fn texts(&self, key: &str) -> Result<Vec<Text>> {
+        self.row.text(key)?.split_whitespace().map(|name| file(self.arch, name)).collect()
+    }
+}
 
-/// One operator after the other.
-fn sm90_units() -> Result<Vec<Unit>> {
-    let mut units = device::units(SM90_SCALAR);
-    units.extend(matmul::units("sm90")?);
-    units.extend(attention::units()?);
-    Ok(units)
+/// Every family, by name.
+pub fn all() -> &'static [Arch] {
+    static ALL: OnceLock<Vec<Arch>> = OnceLock::new();
+    let read = |name: &&'static str| {
+        read(name).unwrap_or_else(|error| panic!("kernels/arch/{name}/arch.toml, embedded at build: {error}"))
+    };
+    ALL.get_or_init(|| archs::ARCHS.iter().map(read).collect())
 }
 
 /// The family called `name`.
 pub fn find(name: &str) -> Result<&'static Arch> {
-    ARCHS.iter().find(|arch| arch.name == name).ok_or_else(|| {
-        let known: Vec<&str> = ARCHS.iter().map(|arch| arch.name).collect();
-        KernelError::parameter(format!("there is no arch '{name}': one of {}", known.join(", ")))
+    all().iter().find(|arch| arch.name == name).ok_or_else(|| {
+        KernelError::parameter(format!("there is no arch '{name}': one of {}", archs::ARCHS.join(", ")))
     })
 }
 
 impl Arch {
     /// The chips of the family.
     pub fn chips(&self) -> Result<Vec<Chip>> {
-        chip::parse(self.chips)
+        chip::parse(file(self.name, "chips.toml")?.text)
     }
 
     /// The chip whose `device_name` the driver's name contains; else the first one of the family.
@@ -61,10 +91,103 @@ impl Arch {
         found.cloned().ok_or_else(|| KernelError::table(format!("arch '{}' has no chip", self.name)))
     }
 
-    /// What the build compiles for the family.
+    /// What the build compiles for the family: one operator after the other.
     pub fn units(&self) -> Result<Vec<Unit>> {
-        (self.units)()
+        let mut units = device::units(self.scalar);
+        if self.has("matmul") {
+            units.extend(matmul::units(self.name)?);
+        }
+        if self.has("attention") {
+            units.extend(attention::units(self.name)?);
+        }
+        Ok(units)
     }
+
+    fn has(&self, operator: &str) -> bool {
+        self.operators.iter().any(|known| known.name == operator)
+    }
+
+    /// A tuned operator; an error where the family has none.
+    pub(super) fn operator(&self, name: &str) -> Result<&Operator> {
+        self.operators.iter().find(|operator| operator.name == name).ok_or_else(|| {
+            KernelError::parameter(format!("arch '{}' has no {name} kernels of its own", self.name))
+        })
+    }
+}
+
+/// Tables of one operator, read once for every family.
+pub(super) struct Tables<T>(OnceLock<Vec<(&'static str, Result<T>)>>);
+
+impl<T> Tables<T> {
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// The table of `arch` as `read` makes it from the family.
+    pub fn get(&'static self, arch: &str, read: fn(&Arch) -> Result<T>) -> Result<&'static T> {
+        let tables = self.0.get_or_init(|| all().iter().map(|arch| (arch.name, read(arch))).collect());
+        let known = find(arch)?.name;
+        match tables.iter().find(|(name, _)| *name == known) {
+            Some((_, Ok(table))) => Ok(table),
+            Some((_, Err(error))) => Err(error.clone()),
+            None => Err(KernelError::parameter(format!("arch '{arch}' has no table"))),
+        }
+    }
+}
+
+fn read(name: &'static str) -> Result<Arch> {
+    let rows = table::parse(file(name, "arch.toml")?.text)?;
+    let mut arch = rows.iter().filter(|row| row.name == "arch");
+    let (Some(row), None) = (arch.next(), arch.next()) else {
+        return Err(KernelError::table("expected one [[arch]] block"));
+    };
+    let operators = rows.iter().filter(|row| row.name == "operator");
+    Ok(Arch {
+        name,
+        vendor: match row.text("vendor")? {
+            "nvidia" => Vendor::Nvidia,
+            "amd" => Vendor::Amd,
+            other => return Err(KernelError::table(format!("vendor '{other}': nvidia or amd"))),
+        },
+        target: leaked(row.text("target")?),
+        wave: u32::try_from(row.size("wave")?).unwrap_or(u32::MAX),
+        scalar: file(name, row.text("scalar")?)?,
+        operators: operators.map(|row| operator(name, row)).collect::<Result<_>>()?,
+    })
+}
+
+fn operator(arch: &'static str, row: &Row) -> Result<Operator> {
+    Ok(Operator {
+        name: leaked(row.text("name")?),
+        mainloop: match row.text("mainloop")? {
+            "wgmma" => Mainloop::Wgmma,
+            "mfma" => Mainloop::Mfma,
+            "mma_sync" => Mainloop::MmaSync,
+            other => {
+                return Err(KernelError::table(format!("mainloop '{other}': wgmma, mfma or mma_sync")));
+            }
+        },
+        table: file(arch, row.text("table")?)?.text,
+        row: row.clone(),
+        arch,
+    })
+}
+
+/// Families are read once and live as long as the process.
+fn leaked(text: &str) -> &'static str {
+    Box::leak(text.to_owned().into_boxed_str())
+}
+
+/// A file named from the folder of `arch`.
+fn file(arch: &str, name: &str) -> Result<Text> {
+    let path = match name.strip_prefix("../") {
+        Some(other) => format!("arch/{other}"),
+        None => format!("arch/{arch}/{name}"),
+    };
+    let found = archs::FILES.iter().find(|(known, _)| *known == path);
+    found.map(|&(path, text)| Text { path, text }).ok_or_else(|| {
+        KernelError::table(format!("there is no kernels/{path}, or `cargo xtask gen` was not run since"))
+    })
 }
 
 #[cfg(test)]
@@ -72,9 +195,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_family_has_chips() {
-        for arch in ARCHS {
+    fn every_family_has_chips_and_units() {
+        for arch in all() {
             assert!(!arch.chips().unwrap().is_empty(), "{}", arch.name);
+            assert!(!arch.units().unwrap().is_empty(), "{}", arch.name);
         }
         assert!(find("sm_90").unwrap_err().to_string().contains("sm90"));
     }

@@ -4,6 +4,7 @@
 //! a provider binds to addresses; [`arch::units`] lists what the build compiles, with what each result must contain.
 
 pub mod arch;
+mod archs;
 pub mod attention;
 pub mod chip;
 mod device;

@@ -105,7 +105,7 @@ impl Cuda {
         let units = Cuda::attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         Ok(Facts {
             name: text(&name),
-            arch: device::arch(major, minor),
+            arch: device::arch_of_capability(major, minor),
             compute_units: units as u32,
             memory_bytes: bytes as u64,
             pci: text(&pci).to_lowercase(),

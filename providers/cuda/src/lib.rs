@@ -2,9 +2,8 @@
 
 mod device;
 mod driver;
-mod kernels;
 mod provider;
 
-pub use provider::CudaProvider;
+pub use provider::{CudaProvider, Nvidia};
 
 tenon_plugin_api::export_provider!(CudaProvider);

@@ -149,7 +149,7 @@ fn chip(facts: &Facts) -> Result<(&'static str, Chip)> {
 
 /// The chip that `target` names, or the first of the arch that it names.
 fn target_chip(target: &str) -> Result<(&'static str, Chip)> {
-    for arch in arch::ARCHS {
+    for arch in arch::all() {
         let chips = arch.chips().map_err(|error| Error::internal(error.to_string()))?;
         let named = chips.iter().find(|chip| chip.name == target);
         if let Some(chip) = named.or((arch.name == target).then_some(chips.first()).flatten()) {

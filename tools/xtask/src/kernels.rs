@@ -27,7 +27,7 @@ pub fn run(args: &Args) -> Result<()> {
     let python = venv::kernels()?;
     let families: Vec<&Arch> = match &args.arch {
         Some(name) => vec![arch::find(name)?],
-        None => arch::ARCHS.iter().collect(),
+        None => arch::all().iter().collect(),
     };
     for family in families {
         compile(family, &python, args)?;

@@ -2,9 +2,9 @@
 //! estimated time is least.
 
 use super::params::{Params, STAGE_ROW_BYTES};
-use super::problem::{Kind, Problem};
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
+use crate::gpu::matmul::problem::{Kind, Problem};
 use crate::table::{self, Value};
 
 /// A compiled set of parameters.

@@ -1,10 +1,11 @@
 //! The kernel for a few query rows: parameters, legality, symbol, unit and launch.
 
-use super::super::chip::Chip;
-use super::super::launch::{Arg, Element, Launch, Plan};
-use super::super::unit::{Kernel, Text, Unit};
-use super::{Keys, Problem, Queries, element_name, key_maps, operand, optional, piece_rows};
+use super::{Keys, Problem, element_name, key_maps, operand, optional, piece_rows};
 use crate::error::{KernelError, Result};
+use crate::gpu::attention::Queries;
+use crate::gpu::chip::Chip;
+use crate::gpu::launch::{Arg, Element, Launch, Plan};
+use crate::gpu::unit::{Kernel, Text, Unit};
 
 /// Keys of a block.
 const BN: u32 = 64;
@@ -22,26 +23,6 @@ pub struct DecodeParams {
     /// Blocks of keys with their values in shared memory.
     pub stages: u32,
 }
-
-const TEXTS: [Text; 5] = [
-    Text { path: "arch/sm90/primitives.cuh", text: include_str!("../../../arch/sm90/primitives.cuh") },
-    Text {
-        path: "arch/sm90/attention_shape.cuh",
-        text: include_str!("../../../arch/sm90/attention_shape.cuh"),
-    },
-    Text {
-        path: "arch/sm90/attention_deal.cuh",
-        text: include_str!("../../../arch/sm90/attention_deal.cuh"),
-    },
-    Text {
-        path: "arch/sm90/attention_merge.cuh",
-        text: include_str!("../../../arch/sm90/attention_merge.cuh"),
-    },
-    Text {
-        path: "arch/sm90/attention_decode.cu",
-        text: include_str!("../../../arch/sm90/attention_decode.cu"),
-    },
-];
 
 impl DecodeParams {
     /// Refuses parameters that the device text is not written for, or that do not fit the chip.
@@ -85,19 +66,19 @@ impl DecodeParams {
     }
 
     /// Name of the entry point.
-    pub fn symbol(&self, element: Element) -> Result<String> {
+    pub fn symbol(&self, arch: &str, element: Element) -> Result<String> {
         let Self { head_qk, head_v, rows, stages } = *self;
         let head = if head_qk == head_v { format!("d{head_qk}") } else { format!("d{head_qk}_dv{head_v}") };
         let element = element_name(element)?;
-        Ok(format!("attention_decode_{element}_{head}__sm90__rows{rows}_st{stages}"))
+        Ok(format!("attention_decode_{element}_{head}__{arch}__rows{rows}_st{stages}"))
     }
 
-    pub(super) fn unit(&self, element: Element) -> Result<Unit> {
-        let symbol = self.symbol(element)?;
+    pub(super) fn unit(&self, arch: &str, element: Element, texts: &[Text]) -> Result<Unit> {
+        let symbol = self.symbol(arch, element)?;
         let define = |name: &str, value: String| (name.to_owned(), value);
         Ok(Unit {
             name: symbol.clone(),
-            texts: TEXTS.to_vec(),
+            texts: texts.to_vec(),
             defines: vec![
                 define("SYMBOL", symbol.clone()),
                 define("ELEMENT", element_name(element)?.to_uppercase()),
@@ -128,7 +109,7 @@ fn blocks(problem: &Problem, items: u64, chip: &Chip) -> u32 {
     count.min(most) as u32
 }
 
-pub(super) fn plan(problem: &Problem, params: &DecodeParams, chip: &Chip) -> Result<Plan> {
+pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &Chip) -> Result<Plan> {
     params.check(chip)?;
     if problem.batch > MAX_BATCH {
         return Err(KernelError::shape(format!("{} sequences: at most {MAX_BATCH}", problem.batch)));
@@ -148,7 +129,7 @@ pub(super) fn plan(problem: &Problem, params: &DecodeParams, chip: &Chip) -> Res
     let state_offset = out_offset + (piece_rows * u64::from(params.head_v) * 4).next_multiple_of(256);
     Ok(Plan {
         launches: vec![Launch {
-            symbol: params.symbol(problem.element)?,
+            symbol: params.symbol(arch, problem.element)?,
             grid: [blocks, 1, 1],
             block: [params.threads(), 1, 1],
             cluster: [1, 1, 1],

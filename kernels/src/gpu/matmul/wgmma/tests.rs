@@ -1,8 +1,8 @@
 //! Parameters, choices and plans of the tensor-core products.
 
 use super::*;
-use crate::gpu::arch;
 use crate::gpu::launch::Arg;
+use crate::gpu::matmul::{A, Activation, B, Epilogue, Kind, Matrix, Problem};
 
 fn chip() -> Chip {
     arch::find("sm90").unwrap().chip_of("NVIDIA H100 80GB HBM3").unwrap()

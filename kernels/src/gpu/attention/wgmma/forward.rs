@@ -1,10 +1,11 @@
 //! The kernel for many query rows: parameters, legality, symbol, unit and launch.
 
-use super::super::chip::Chip;
-use super::super::launch::{Arg, Element, Launch, Plan};
-use super::super::unit::{Kernel, Text, Unit};
-use super::{Problem, Queries, element_name, key_maps, operand, optional, piece_rows, tensor_map};
+use super::{Problem, element_name, key_maps, operand, optional, piece_rows, tensor_map};
 use crate::error::{KernelError, Result};
+use crate::gpu::attention::Queries;
+use crate::gpu::chip::Chip;
+use crate::gpu::launch::{Arg, Element, Launch, Plan};
+use crate::gpu::unit::{Kernel, Text, Unit};
 
 /// Which scores a compiled kernel can hide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,26 +52,6 @@ pub struct ForwardParams {
     pub ping_pong: bool,
 }
 
-const TEXTS: [Text; 5] = [
-    Text { path: "arch/sm90/primitives.cuh", text: include_str!("../../../arch/sm90/primitives.cuh") },
-    Text {
-        path: "arch/sm90/attention_shape.cuh",
-        text: include_str!("../../../arch/sm90/attention_shape.cuh"),
-    },
-    Text {
-        path: "arch/sm90/attention_items.cuh",
-        text: include_str!("../../../arch/sm90/attention_items.cuh"),
-    },
-    Text {
-        path: "arch/sm90/attention_softmax.cuh",
-        text: include_str!("../../../arch/sm90/attention_softmax.cuh"),
-    },
-    Text {
-        path: "arch/sm90/attention_forward.cu",
-        text: include_str!("../../../arch/sm90/attention_forward.cu"),
-    },
-];
-
 impl ForwardParams {
     /// Refuses parameters that the device text is not written for, or that do not fit the chip.
     pub fn check(&self, chip: &Chip) -> Result<()> {
@@ -115,16 +96,16 @@ impl ForwardParams {
     }
 
     /// Name of the entry point.
-    pub fn symbol(&self, element: Element) -> Result<String> {
+    pub fn symbol(&self, arch: &str, element: Element) -> Result<String> {
         let Self { head_qk, head_v, bm, bn, stages, .. } = *self;
         let head = if head_qk == head_v { format!("d{head_qk}") } else { format!("d{head_qk}_dv{head_v}") };
         let turns = if self.ping_pong { "_pp" } else { "" };
         let (element, mask) = (element_name(element)?, self.mask.name());
-        Ok(format!("attention_{element}_{head}_{mask}__sm90__bm{bm}_bn{bn}_st{stages}{turns}"))
+        Ok(format!("attention_{element}_{head}_{mask}__{arch}__bm{bm}_bn{bn}_st{stages}{turns}"))
     }
 
-    pub(super) fn unit(&self, element: Element) -> Result<Unit> {
-        let symbol = self.symbol(element)?;
+    pub(super) fn unit(&self, arch: &str, element: Element, texts: &[Text]) -> Result<Unit> {
+        let symbol = self.symbol(arch, element)?;
         let define = |name: &str, value: String| (name.to_owned(), value);
         let mask = match self.mask {
             Mask::None => 0,
@@ -133,7 +114,7 @@ impl ForwardParams {
         };
         Ok(Unit {
             name: symbol.clone(),
-            texts: TEXTS.to_vec(),
+            texts: texts.to_vec(),
             defines: vec![
                 define("SYMBOL", symbol.clone()),
                 define("ELEMENT", element_name(element)?.to_uppercase()),
@@ -171,7 +152,7 @@ fn section(problem: &Problem, mask: Mask, chip: &Chip) -> u32 {
     1 << fitting.ilog2()
 }
 
-pub(super) fn plan(problem: &Problem, params: &ForwardParams, chip: &Chip) -> Result<Plan> {
+pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: &Chip) -> Result<Plan> {
     params.check(chip)?;
     let row_tiles = problem.q_len.div_ceil(params.bm);
     let tiles = u64::from(problem.batch) * u64::from(problem.heads) * u64::from(row_tiles);
@@ -193,7 +174,7 @@ pub(super) fn plan(problem: &Problem, params: &ForwardParams, chip: &Chip) -> Re
     let counter = if is_uneven { Arg::Workspace { offset_bytes: 0 } } else { Arg::I64(0) };
     Ok(Plan {
         launches: vec![Launch {
-            symbol: params.symbol(problem.element)?,
+            symbol: params.symbol(arch, problem.element)?,
             grid: [chip.compute_units.min(tiles), 1, 1],
             block: [params.threads(), 1, 1],
             cluster: [1, 1, 1],

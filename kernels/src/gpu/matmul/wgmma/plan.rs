@@ -1,12 +1,14 @@
 //! A matrix product as a launch: the grid, the tensor maps and the structure that the kernel reads.
 
 use super::params::Params;
-use super::problem::{A, Activation, B, BIAS, Bias, D, Kind, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL};
 use super::select;
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Launch, Plan, Swizzle, TensorMap};
+use crate::gpu::matmul::problem::{
+    A, Activation, B, BIAS, Bias, D, Kind, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL,
+};
 
 /// Bits of the kernel's flags above the activation's number.
 const BIAS_F32: u32 = 8;

@@ -1,14 +1,11 @@
 //! The rows of `attention.toml`: which parameters serve which problem, and the units they are compiled from.
 
-use std::sync::OnceLock;
-
-use super::super::launch::Element;
-use super::super::unit::Unit;
 use super::{DecodeParams, ForwardParams, Mask, Problem, decode};
 use crate::error::{KernelError, Result};
+use crate::gpu::arch::{self, Arch, Tables};
+use crate::gpu::launch::Element;
+use crate::gpu::unit::Unit;
 use crate::table;
-
-const TEXT: &str = include_str!("../../../arch/sm90/attention.toml");
 
 /// Parameters of one kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,21 +27,22 @@ impl Row {
 type Ranged = (Row, u32, u32);
 
 /// All rows in the order of the table.
-pub fn rows() -> Result<Vec<Row>> {
-    Ok(ranges()?.iter().map(|(row, ..)| *row).collect())
+pub fn rows(arch: &str) -> Result<Vec<Row>> {
+    Ok(ranges(arch)?.iter().map(|(row, ..)| *row).collect())
 }
 
-fn ranges() -> Result<&'static [Ranged]> {
-    static TABLE: OnceLock<Result<Vec<Ranged>>> = OnceLock::new();
+fn ranges(arch: &str) -> Result<&'static [Ranged]> {
+    static TABLES: Tables<Vec<Ranged>> = Tables::new();
+    TABLES.get(arch, read_all).map(Vec::as_slice)
+}
+
+fn read_all(arch: &Arch) -> Result<Vec<Ranged>> {
     let bound = |row: &table::Row, key: &str, default: usize| {
         row.size_or(key, Some(default)).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
     };
     let ranged =
         |row: &table::Row| Ok((read(row)?, bound(row, "q_min", 0)?, bound(row, "q_max", usize::MAX)?));
-    match TABLE.get_or_init(|| table::parse(TEXT)?.iter().map(ranged).collect()) {
-        Ok(rows) => Ok(rows),
-        Err(error) => Err(error.clone()),
-    }
+    table::parse(arch.operator("attention")?.table)?.iter().map(ranged).collect()
 }
 
 fn read(row: &table::Row) -> Result<Row> {
@@ -76,7 +74,7 @@ fn read(row: &table::Row) -> Result<Row> {
 
 /// The row for a problem: a decode row where one is for so few query rows, else a forward row; among those the narrowest
 /// head that holds the problem's, then the first in the table.
-pub(super) fn select(problem: &Problem) -> Result<Row> {
+pub(super) fn select(arch: &str, problem: &Problem) -> Result<Row> {
     let packed = problem.q_len.saturating_mul(problem.group());
     let is_decode = |row: Row| match row {
         // The tile that reads the cache once, or the widest there is.
@@ -86,10 +84,10 @@ pub(super) fn select(problem: &Problem) -> Result<Row> {
         Row::Forward(_) => false,
     };
     let is_forward = |row: Row| matches!(row, Row::Forward(p) if p.mask == Mask::of(problem));
-    if let Some(row) = narrowest(problem, is_decode)? {
+    if let Some(row) = narrowest(arch, problem, is_decode)? {
         return Ok(row);
     }
-    narrowest(problem, is_forward)?.ok_or_else(|| {
+    narrowest(arch, problem, is_forward)?.ok_or_else(|| {
         KernelError::parameter(format!(
             "no attention kernel holds heads of {} and {} columns",
             problem.head_qk, problem.head_v
@@ -97,9 +95,9 @@ pub(super) fn select(problem: &Problem) -> Result<Row> {
     })
 }
 
-fn narrowest(problem: &Problem, serves: impl Fn(Row) -> bool) -> Result<Option<Row>> {
+fn narrowest(arch: &str, problem: &Problem, serves: impl Fn(Row) -> bool) -> Result<Option<Row>> {
     let mut best: Option<Row> = None;
-    for &(row, q_min, q_max) in ranges()? {
+    for &(row, q_min, q_max) in ranges(arch)? {
         let (qk, v) = row.head();
         let holds = qk >= problem.head_qk && v >= problem.head_v && (q_min..=q_max).contains(&problem.q_len);
         let is_better = |best: Row| qk + v < best.head().0 + best.head().1;
@@ -111,13 +109,15 @@ fn narrowest(problem: &Problem, serves: impl Fn(Row) -> bool) -> Result<Option<R
 }
 
 /// What the build compiles: every row for both element types.
-pub fn units() -> Result<Vec<Unit>> {
+pub fn units(arch: &str) -> Result<Vec<Unit>> {
+    let operator = arch::find(arch)?.operator("attention")?;
+    let (forward, decode) = (operator.texts("texts")?, operator.texts("decode_texts")?);
     let mut units: Vec<Unit> = Vec::new();
-    for row in rows()? {
+    for row in rows(arch)? {
         for element in [Element::BF16, Element::F16] {
             let unit = match row {
-                Row::Forward(params) => params.unit(element)?,
-                Row::Decode(params) => params.unit(element)?,
+                Row::Forward(params) => params.unit(arch, element, &forward)?,
+                Row::Decode(params) => params.unit(arch, element, &decode)?,
             };
             if units.iter().all(|known| known.name != unit.name) {
                 units.push(unit);

@@ -1,8 +1,8 @@
 //! Parameters of the tensor-core product: which are legal, how much shared memory they take, what their kernel is called.
 
-use super::problem::{Element, Kind, Result as Output};
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
+use crate::gpu::matmul::problem::{Element, Kind, Result as Output};
 use crate::gpu::unit::{Kernel, Text, Unit};
 
 /// Bytes along K of one stage of the ring.

@@ -1,0 +1,43 @@
+//! Products on Hopper: one thread loads each operand by bulk copies, warpgroups multiply and write.
+
+mod params;
+mod plan;
+mod select;
+
+use crate::error::Result;
+use crate::gpu::arch::{self, Tables};
+use crate::gpu::chip::Chip;
+use crate::gpu::unit::Unit;
+
+use crate::gpu::matmul::Problem;
+
+pub use params::Params;
+pub use plan::plan;
+pub use select::{Candidate, Row, Table};
+
+/// The table of a family.
+pub fn table(arch: &str) -> Result<&'static Table> {
+    static TABLES: Tables<Table> = Tables::new();
+    TABLES.get(arch, |arch| Table::parse(arch.operator("matmul")?.table))
+}
+
+/// Parameters for a problem: those of the first row that holds its shape, else the candidate with the least estimated time.
+pub fn select(arch: &str, problem: &Problem, chip: &Chip) -> Result<Params> {
+    problem.check()?;
+    table(arch)?.select(problem, chip)
+}
+
+/// Every kernel that the table can choose.
+pub fn units(arch: &str) -> Result<Vec<Unit>> {
+    let texts = arch::find(arch)?.operator("matmul")?.texts("texts")?;
+    let mut units = Vec::new();
+    for candidate in &table(arch)?.candidates {
+        for kind in &candidate.kinds {
+            units.push(candidate.params.unit(arch, *kind, &texts));
+        }
+    }
+    Ok(units)
+}
+
+#[cfg(test)]
+mod tests;
