@@ -8,7 +8,7 @@
 #define __constant__ __attribute__((constant))
 #define __forceinline__ inline __attribute__((always_inline))
 #define __grid_constant__
-#define DEVICE static __device__ __forceinline__
+#define DEVICE __device__ __forceinline__
 
 // Threads of a workgroup at most, and workgroups that a compute unit (four SIMDs) must be able to hold.
 #define LAUNCH_BOUNDS_1(THREADS) __attribute__((amdgpu_flat_work_group_size(1, THREADS)))
@@ -71,6 +71,11 @@ extern const __device__ ThreadIndex threadIdx;
 extern const __device__ BlockIndex blockIdx;
 extern const __device__ BlockSize blockDim;
 extern const __device__ GridSize gridDim;
+
+// Of the wave's 64.
+__device__ __forceinline__ u32 lane_number() {
+    return __builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0));
+}
 
 // All waves of the workgroup arrive; what they wrote before is seen after.
 __device__ __forceinline__ void __syncthreads() {

@@ -1,0 +1,75 @@
+//! CDNA4's instructions that C++ does not name: matrix products, loads straight into LDS, transposed LDS reads. Behind
+//! `../cdna/primitives.h`; the same names as in `gfx942/primitives.h`, so that main loops serve both.
+
+// ---- Matrix products --------------------------------------------------------------------------------------------
+
+/// D += A B on one wave, A and B of SIZE rows and columns. An operand comes in pieces of 16 bytes a lane: row or column
+/// lane % SIZE, and of its bytes along K the piece lane / SIZE. `kPieces` of them make one product; `Acc` holds for
+/// column lane % SIZE the rows 8 (r / 4) + 4 (lane / SIZE) + r % 4 (SIZE 16: r < 4).
+template <class Element, u32 SIZE> struct Mma;
+
+#define MMA_ONE(ELEMENT, SIZE, SUM, BUILTIN, OPERAND)                                             \
+    template <> struct Mma<ELEMENT, SIZE> {                                                       \
+        typedef vec<SUM, SIZE * SIZE / 64> Acc;                                                   \
+        static constexpr u32 kPieces = 1;                                                         \
+        static __device__ __forceinline__ void run(Acc& d, const u32x4* a, const u32x4* b) {      \
+            d = BUILTIN(__builtin_bit_cast(OPERAND, *a), __builtin_bit_cast(OPERAND, *b), d, 0, 0, 0); \
+        }                                                                                         \
+    };
+typedef vec<bfloat, 8> bf16x8;
+typedef vec<half, 8> f16x8;
+MMA_ONE(BF16, 16, float, __builtin_amdgcn_mfma_f32_16x16x32_bf16, bf16x8)
+MMA_ONE(BF16, 32, float, __builtin_amdgcn_mfma_f32_32x32x16_bf16, bf16x8)
+MMA_ONE(F16, 16, float, __builtin_amdgcn_mfma_f32_16x16x32_f16, f16x8)
+MMA_ONE(F16, 32, float, __builtin_amdgcn_mfma_f32_32x32x16_f16, f16x8)
+MMA_ONE(S8, 16, i32, __builtin_amdgcn_mfma_i32_16x16x64_i8, i32x4)
+MMA_ONE(S8, 32, i32, __builtin_amdgcn_mfma_i32_32x32x32_i8, i32x4)
+
+/// Four products with one element a lane each; which k an element has is the same for A and B.
+#define MMA_F32(SIZE, BUILTIN)                                                                    \
+    template <> struct Mma<F32, SIZE> {                                                           \
+        typedef vec<float, SIZE * SIZE / 64> Acc;                                                 \
+        static constexpr u32 kPieces = 1;                                                         \
+        static __device__ __forceinline__ void run(Acc& d, const u32x4* a, const u32x4* b) {      \
+            const f32x4 x = __builtin_bit_cast(f32x4, *a), y = __builtin_bit_cast(f32x4, *b);     \
+            _Pragma("unroll") for (u32 i = 0; i < 4; i++) d = BUILTIN(x[i], y[i], d, 0, 0, 0);    \
+        }                                                                                         \
+    };
+MMA_F32(16, __builtin_amdgcn_mfma_f32_16x16x4f32)
+MMA_F32(32, __builtin_amdgcn_mfma_f32_32x32x2f32)
+
+/// OCP E4M3. Two pieces of each operand: K in two runs, as the instruction takes it.
+#define MMA_E4M3(SIZE, BUILTIN)                                                                   \
+    template <> struct Mma<E4M3, SIZE> {                                                          \
+        typedef vec<float, SIZE * SIZE / 64> Acc;                                                 \
+        static constexpr u32 kPieces = 2;                                                         \
+        static __device__ __forceinline__ i32x8 join(const u32x4* p) {                            \
+            return __builtin_bit_cast(i32x8, __builtin_shufflevector(p[0], p[1], 0, 1, 2, 3, 4, 5, 6, 7)); \
+        }                                                                                         \
+        static __device__ __forceinline__ void run(Acc& d, const u32x4* a, const u32x4* b) {      \
+            d = BUILTIN(join(a), join(b), d, 0, 0, 0, 0, 0, 0);                                   \
+        }                                                                                         \
+    };
+MMA_E4M3(16, __builtin_amdgcn_mfma_scale_f32_16x16x128_f8f6f4)
+MMA_E4M3(32, __builtin_amdgcn_mfma_scale_f32_32x32x64_f8f6f4)
+
+/// What the matrix units take as E4M3 is what ONNX calls FLOAT8E4M3FN: bytes go in as they are.
+constexpr float kE4M3Scale = 1.f;
+DEVICE u32x4 to_native_e4m3(u32x4 bytes) { return bytes; }
+
+// ---- Loads into LDS, LDS reads ----------------------------------------------------------------------------------
+
+constexpr bool kHasDirectLoads = true;
+
+/// Starts 16 bytes a lane from `descriptor` + `offset` into LDS at `base` + `kAt` + 16 lane; counts one in vmcnt, which
+/// the compiler does not know.
+template <u32 kAt> DEVICE void load_to_lds(u32x4 descriptor, u32 offset, u32 base) {
+    asm volatile("s_add_u32 m0, %2, %3\n\ts_nop 0\n\tbuffer_load_dwordx4 %0, %1, 0 offen lds"
+                 :: "v"(offset), "s"(descriptor), "s"(base), "i"(kAt) : "memory", "scc");
+}
+
+/// For four 16-bit elements: of each 16 lanes' 16 x 16 tile, whose rows the addresses name by quarters, column lane % 16.
+DEVICE u32x2 lds_read_transposed16(Lds p) {
+    typedef vec<short, 4> s16x4;
+    return __builtin_bit_cast(u32x2, __builtin_amdgcn_ds_read_tr16_b64_v4i16((LOCAL s16x4*)p));
+}

@@ -1,0 +1,98 @@
+//! Attention on CDNA: 32 or 16 query rows as columns of matrix products of a wave, keys and values through LDS.
+
+mod count;
+mod decode;
+mod forward;
+mod table;
+
+pub use count::BlockCounts;
+pub use decode::DecodeParams;
+pub use forward::ForwardParams;
+pub use table::{Instructions, Row, instructions, rows, units};
+
+use super::{Keys, Problem, Queries, operand, optional};
+use crate::error::{KernelError, Result};
+use crate::gpu::chip::Chip;
+use crate::gpu::launch::{Arg, Element, Plan};
+
+/// The launches of a checked problem with the parameters that the family's table gives it.
+pub(super) fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
+    plan_with(arch, problem, &table::select(arch, problem)?, chip)
+}
+
+/// The launches with parameters of the caller's choice, for measuring them.
+pub fn plan_with(arch: &str, problem: &Problem, row: &Row, chip: &Chip) -> Result<Plan> {
+    problem.check()?;
+    check_cache(problem)?;
+    match row {
+        Row::Forward(params) => forward::plan(arch, problem, params, chip),
+        Row::Decode(params) => decode::plan(arch, problem, params, chip),
+    }
+}
+
+/// Part of a symbol that names an element type.
+fn element_name(element: Element) -> Result<&'static str> {
+    match element {
+        Element::BF16 => Ok("bf16"),
+        Element::F16 => Ok("f16"),
+        Element::F32 => Ok("f32"),
+        other => Err(KernelError::parameter(format!("attention of {other:?}: bf16, f16 and f32 only"))),
+    }
+}
+
+/// Part of a symbol that names the columns of a head.
+fn head_name(head_qk: u32, head_v: u32) -> String {
+    if head_qk == head_v { format!("d{head_qk}") } else { format!("d{head_qk}_dv{head_v}") }
+}
+
+/// LDS of a tile of `rows` rows: panels of 128 bytes.
+fn tile_bytes(columns: u32, rows: u32, element: Element) -> u32 {
+    (columns * element.bytes() as u32).div_ceil(128) * 128 * rows
+}
+
+/// Refuses caches whose rows the device text's 32-bit offsets do not reach.
+fn check_cache(problem: &Problem) -> Result<()> {
+    for (what, strides) in [("k", problem.k), ("v", problem.v)] {
+        if strides.row * problem.element.bytes() >= 1 << 27 {
+            return Err(KernelError::shape(format!(
+                "{what} has {strides:?}: rows of less than 128 MiB only"
+            )));
+        }
+    }
+    if let Keys::Paged { page_rows, .. } = problem.keys
+        && u64::from(problem.kv_len) * u64::from(page_rows) >= 1 << 38
+    {
+        return Err(KernelError::shape(format!(
+            "{} keys in pages of {page_rows} rows: the product must be below 2^38",
+            problem.kv_len
+        )));
+    }
+    Ok(())
+}
+
+/// `CacheShape` of the device text.
+fn cache_shape(problem: &Problem) -> Arg {
+    let strides = [problem.k, problem.v].into_iter().flat_map(|s| [s.batch, s.row, s.head]);
+    let mut bytes: Vec<u8> =
+        strides.flat_map(|stride| (stride * problem.element.bytes()).to_le_bytes()).collect();
+    let (pages, magic) = match problem.keys {
+        Keys::Contiguous => (0, 0),
+        Keys::Paged { pages, page_rows, .. } => (pages, (1u32 << 31).div_ceil(page_rows / 16)),
+    };
+    bytes.extend([pages, magic].into_iter().flat_map(u32::to_le_bytes));
+    Arg::Bytes { bytes, align: 8 }
+}
+
+/// What every kernel takes after its two structures: q, k, v, out, lengths, q offsets, page table, sinks.
+fn operands(problem: &Problem) -> [Arg; 8] {
+    [
+        optional(operand::Q, true),
+        optional(operand::K, true),
+        optional(operand::V, true),
+        optional(operand::OUT, true),
+        optional(operand::LENGTHS, problem.lengths.is_some()),
+        optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
+        optional(operand::PAGE_TABLE, problem.keys != Keys::Contiguous),
+        optional(operand::SINKS, problem.has_sinks),
+    ]
+}
