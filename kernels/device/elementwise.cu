@@ -3,6 +3,9 @@
 //! A thread computes V neighbouring elements of the output. The program works on an accumulator, four temporaries and
 //! a source (an operand read at its broadcast position, a temporary or a constant). Registers are named, never indexed,
 //! so nothing spills. Parameters come by value, so the program sits in constant memory.
+//!
+//! Light programs (floats, common operators, no temporary) have kernels with fewer registers, hence more threads, that
+//! read the first two operands before the program starts, so that the reads overlap.
 
 struct MapCode {
     u8 op;     // MAP_*
@@ -16,6 +19,21 @@ struct MapCode {
 #define SOURCE_TEMP 2
 #define SOURCE_CONSTANT 3
 
+// FOR_DTYPE of floats that are computed in f32.
+#define FOR_FLOAT(DTYPE, BODY)                          \
+    switch (DTYPE) {                                    \
+    case DTYPE_F32: { typedef float S; BODY } break;    \
+    case DTYPE_F16: { typedef f16 S; BODY } break;      \
+    case DTYPE_BF16: { typedef bf16 S; BODY } break;    \
+    }
+
+// Where the element of an operand lies: by its strides, at the output's own place, or always at the front.
+#define PLACE_STRIDED 0
+#define PLACE_DENSE 1
+#define PLACE_FRONT 2
+#define PLACE_ROW 3    // by the position along the innermost dimension
+#define PLACE_COLUMN 4 // by that along the one around it
+
 struct MapParams {
     u32 total;                              // elements of the output
     u32 rank;                               // dimensions, innermost first
@@ -26,8 +44,11 @@ struct MapParams {
     u64 constants[MAP_CONSTANTS];           // bits of T
     u8 dtypes[MAP_OPERANDS];
     u8 is_vector[MAP_OPERANDS];             // V neighbours can be read at once
+    u8 place[MAP_OPERANDS];                 // PLACE_*
     u8 out_dtype;
     u8 length;                              // instructions
+    u8 has_positions;                       // some operand is strided
+    u8 ahead;                               // operands read before the program starts: 0, 1 or 2
     MapCode code[MAP_LENGTH];
 };
 
@@ -35,112 +56,6 @@ template <class T> __device__ __forceinline__ T constant_of(u64 bits);
 template <> __device__ __forceinline__ float constant_of<float>(u64 bits) { return __uint_as_float((u32)bits); }
 template <> __device__ __forceinline__ double constant_of<double>(u64 bits) { return __longlong_as_double((i64)bits); }
 template <> __device__ __forceinline__ i64 constant_of<i64>(u64 bits) { return (i64)bits; }
-
-__device__ __forceinline__ float r_exp(float x) { return expf(x); }
-__device__ __forceinline__ double r_exp(double x) { return exp(x); }
-__device__ __forceinline__ float r_log(float x) { return logf(x); }
-__device__ __forceinline__ double r_log(double x) { return log(x); }
-__device__ __forceinline__ float r_log1p(float x) { return log1pf(x); }
-__device__ __forceinline__ double r_log1p(double x) { return log1p(x); }
-__device__ __forceinline__ float r_expm1(float x) { return expm1f(x); }
-__device__ __forceinline__ double r_expm1(double x) { return expm1(x); }
-__device__ __forceinline__ float r_tanh(float x) { return tanhf(x); }
-__device__ __forceinline__ double r_tanh(double x) { return tanh(x); }
-__device__ __forceinline__ float r_sqrt(float x) { return sqrtf(x); }
-__device__ __forceinline__ double r_sqrt(double x) { return sqrt(x); }
-__device__ __forceinline__ float r_erf(float x) { return erff(x); }
-__device__ __forceinline__ double r_erf(double x) { return erf(x); }
-// Trigonometric functions by way of half turns: x / pi in two parts, so that no reduction of large arguments through
-// local memory is needed.
-__device__ __forceinline__ void half_turns(double x, double &turns, double &rest) {
-    turns = x * 0.31830988618379067154;
-    rest = 3.14159265358979323846 * (fma(x, 0.31830988618379067154, -turns) + x * -1.9678676675182485e-17);
-}
-__device__ __forceinline__ double r_sin(double x) {
-    double turns, rest;
-    half_turns(x, turns, rest);
-    return x == 0.0 ? x : sinpi(turns) + cospi(turns) * rest;
-}
-__device__ __forceinline__ double r_cos(double x) {
-    double turns, rest;
-    half_turns(x, turns, rest);
-    return cospi(turns) - sinpi(turns) * rest;
-}
-__device__ __forceinline__ double r_tan(double x) { return x == 0.0 ? x : r_sin(x) / r_cos(x); }
-__device__ __forceinline__ float sine_of_half_turns(double turns) {
-    double whole = rint(turns);
-    float sine = sinpif((float)(turns - whole));
-    return ((i64)whole & 1) ? -sine : sine;
-}
-__device__ __forceinline__ float r_sin(float x) { return sine_of_half_turns(x * 0.31830988618379067154); }
-__device__ __forceinline__ float r_cos(float x) { return sine_of_half_turns(x * 0.31830988618379067154 + 0.5); }
-__device__ __forceinline__ float r_tan(float x) { return r_sin(x) / r_cos(x); }
-__device__ __forceinline__ float r_asin(float x) { return asinf(x); }
-__device__ __forceinline__ double r_asin(double x) { return asin(x); }
-__device__ __forceinline__ float r_acos(float x) { return acosf(x); }
-__device__ __forceinline__ double r_acos(double x) { return acos(x); }
-__device__ __forceinline__ float r_atan(float x) { return atanf(x); }
-__device__ __forceinline__ double r_atan(double x) { return atan(x); }
-__device__ __forceinline__ float r_sinh(float x) { return sinhf(x); }
-__device__ __forceinline__ double r_sinh(double x) { return sinh(x); }
-__device__ __forceinline__ float r_cosh(float x) { return coshf(x); }
-__device__ __forceinline__ double r_cosh(double x) { return cosh(x); }
-__device__ __forceinline__ float r_asinh(float x) { return asinhf(x); }
-__device__ __forceinline__ double r_asinh(double x) { return asinh(x); }
-__device__ __forceinline__ float r_acosh(float x) { return acoshf(x); }
-__device__ __forceinline__ double r_acosh(double x) { return acosh(x); }
-__device__ __forceinline__ float r_atanh(float x) { return atanhf(x); }
-__device__ __forceinline__ double r_atanh(double x) { return atanh(x); }
-__device__ __forceinline__ float r_floor(float x) { return floorf(x); }
-__device__ __forceinline__ double r_floor(double x) { return floor(x); }
-__device__ __forceinline__ float r_ceil(float x) { return ceilf(x); }
-__device__ __forceinline__ double r_ceil(double x) { return ceil(x); }
-__device__ __forceinline__ float r_rint(float x) { return rintf(x); }
-__device__ __forceinline__ double r_rint(double x) { return rint(x); }
-__device__ __forceinline__ float r_pow(float x, float y) { return powf(x, y); }
-__device__ __forceinline__ double r_pow(double x, double y) { return pow(x, y); }
-__device__ __forceinline__ float r_fmod(float x, float y) { return fmodf(x, y); }
-__device__ __forceinline__ double r_fmod(double x, double y) { return fmod(x, y); }
-
-// Exact powers of integers by squaring; a negative exponent of anything but 1 and -1 gives 0.
-__device__ __forceinline__ i64 r_pow(i64 base, i64 exponent) {
-    if (exponent < 0) return base == 1 ? 1 : base == -1 ? ((exponent & 1) ? -1 : 1) : 0;
-    u64 result = 1, square = (u64)base;
-    for (; exponent; exponent >>= 1, square *= square)
-        if (exponent & 1) result *= square;
-    return (i64)result;
-}
-__device__ __forceinline__ i64 r_fmod(i64 x, i64 y) { return y == 0 ? 0 : y == -1 ? 0 : x % y; }
-__device__ __forceinline__ i64 r_divide(i64 x, i64 y) { return y == 0 ? 0 : y == -1 ? (i64)(0 - (u64)x) : x / y; }
-__device__ __forceinline__ float r_divide(float x, float y) { return x / y; }
-__device__ __forceinline__ double r_divide(double x, double y) { return x / y; }
-// The remainder with the sign of the divisor.
-template <class T> __device__ __forceinline__ T r_mod(T x, T y) {
-    T r = r_fmod(x, y);
-    return (r != (T)0 && ((r < (T)0) != (y < (T)0))) ? r + y : r;
-}
-// NaN in either argument is the result, as in ONNX.
-template <class T> __device__ __forceinline__ T r_max(T x, T y) { return (x > y || x != x) ? x : y; }
-template <class T> __device__ __forceinline__ T r_min(T x, T y) { return (x < y || x != x) ? x : y; }
-template <class T> __device__ __forceinline__ T r_sigmoid(T x) { return (T)1 / ((T)1 + r_exp(-x)); }
-template <class T> __device__ __forceinline__ T r_softplus(T x) {
-    return (x > (T)0 ? x : (T)0) + r_log1p(r_exp(x > (T)0 ? -x : x));
-}
-template <class T> __device__ __forceinline__ T r_gelu(T x) {
-    return (T)0.5 * x * ((T)1 + r_erf(x * (T)0.70710678118654752440));
-}
-template <class T> __device__ __forceinline__ T r_gelu_tanh(T x) {
-    return (T)0.5 * x * ((T)1 + r_tanh((T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x)));
-}
-
-#define EACH(EXPRESSION)                         \
-    _Pragma("unroll") for (int i = 0; i < V; i++) { \
-        T a = acc[i], b = src[i];                \
-        (void)a;                                 \
-        (void)b;                                 \
-        acc[i] = (T)(EXPRESSION);                \
-    }                                            \
-    break;
 
 // Operators of real numbers only.
 template <class T, int V> __device__ __forceinline__ void apply_real(u32 op, T (&acc)[V], const T (&src)[V]) {
@@ -264,24 +179,66 @@ template <class T, int V> __device__ __forceinline__ void copy_to(T (&to)[V], co
     _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = from[i];
 }
 
+__device__ __forceinline__ void find_position(const MapParams &p, u32 at, u32 (&position)[MAP_RANK]) {
+    _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++) position[d] = 0;
+    if (!p.has_positions) return;
+    _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++) {
+        if (d + 1 < p.rank) {
+            u32 quotient = __umulhi(at, p.magic[d]) >> p.shift[d];
+            position[d] = at - quotient * p.dims[d];
+            at = quotient;
+        } else if (d + 1 == p.rank) {
+            position[d] = at;
+        }
+    }
+}
+
+// Floats of V elements as they lie in memory.
+template <int V>
+__device__ __forceinline__ void read_ahead(u32 (&raw)[V], const void *from, i64 offset, u32 dtype) {
+    if (dtype == DTYPE_F32) {
+        Pack<u32, V> pack = load_pack<u32, V>((const u32 *)from + offset);
+        _Pragma("unroll") for (int i = 0; i < V; i++) raw[i] = pack.at[i];
+    } else {
+        constexpr int HALF = V / 2 > 0 ? V / 2 : 1;
+        Pack<u32, HALF> pack = *(const Pack<u32, HALF> *)((const u16 *)from + offset);
+        _Pragma("unroll") for (int i = 0; i < HALF; i++) raw[i] = pack.at[i];
+    }
+}
+
+template <class T, int V>
+__device__ __forceinline__ void unpack(T (&to)[V], const u32 (&raw)[V], u32 dtype) {
+    if (dtype == DTYPE_F32) {
+        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = (T)__uint_as_float(raw[i]);
+    } else if (dtype == DTYPE_BF16) {
+        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = (T)bf16_to_f32((u16)(raw[i / 2] >> (i % 2 * 16)));
+    } else {
+        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = (T)f16_to_f32((u16)(raw[i / 2] >> (i % 2 * 16)));
+    }
+}
+
+__device__ __forceinline__ i64 operand_offset(const MapParams &p, u32 k, u32 at, const u32 (&position)[MAP_RANK]) {
+    u32 place = p.place[k];
+    if (place == PLACE_DENSE) return at;
+    if (place == PLACE_ROW) return position[0];
+    if (place == PLACE_COLUMN) return position[1];
+    i64 offset = 0;
+    if (place == PLACE_STRIDED) {
+        _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++)
+            if (d < p.rank) offset += (i64)position[d] * p.strides[k][d];
+    }
+    return offset;
+}
+
 template <class T, int V>
 __device__ __forceinline__ void map_elements(void *out, const void *p0, const void *p1, const void *p2, const void *p3,
                                              const void *p4, const void *p5, const void *p6, const void *p7,
                                              const MapParams &p) {
+    begin_kernel();
     u32 at = (blockIdx.x * blockDim.x + threadIdx.x) * V;
     if (at >= p.total) return;
     u32 position[MAP_RANK];
-    u32 rest = at;
-    _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++) {
-        position[d] = 0;
-        if (d + 1 < p.rank) {
-            u32 quotient = __umulhi(rest, p.magic[d]) >> p.shift[d];
-            position[d] = rest - quotient * p.dims[d];
-            rest = quotient;
-        } else if (d + 1 == p.rank) {
-            position[d] = rest;
-        }
-    }
+    find_position(p, at, position);
     T acc[V], t0[V], t1[V], t2[V], t3[V];
     _Pragma("unroll") for (int i = 0; i < V; i++) acc[i] = t0[i] = t1[i] = t2[i] = t3[i] = (T)0;
     for (u32 step = 0; step < p.length; step++) {
@@ -291,9 +248,7 @@ __device__ __forceinline__ void map_elements(void *out, const void *p0, const vo
             u32 k = code.index;
             const void *from = k < 4 ? (k < 2 ? (k == 0 ? p0 : p1) : (k == 2 ? p2 : p3))
                                      : (k < 6 ? (k == 4 ? p4 : p5) : (k == 6 ? p6 : p7));
-            i64 offset = 0;
-            _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++)
-                if (d < p.rank) offset += (i64)position[d] * p.strides[k][d];
+            i64 offset = operand_offset(p, k, at, position);
             int inner = p.strides[k][0];
             bool is_vector = p.is_vector[k];
             FOR_DTYPE(p.dtypes[k], read(src, (const S *)from, offset, inner, is_vector);)
@@ -325,6 +280,44 @@ __device__ __forceinline__ void map_elements(void *out, const void *p0, const vo
     FOR_DTYPE(p.out_dtype, write((S *)out + at, acc);)
 }
 
+// A light program: floats only, no temporary.
+template <int V>
+__device__ __forceinline__ void map_light(void *out, const void *p0, const void *p1, const void *p2, const void *p3,
+                                          const void *p4, const void *p5, const void *p6, const void *p7,
+                                          const MapParams &p) {
+    begin_kernel();
+    u32 at = (blockIdx.x * blockDim.x + threadIdx.x) * V;
+    if (at >= p.total) return;
+    u32 position[MAP_RANK];
+    find_position(p, at, position);
+    u32 raw0[V], raw1[V];
+    _Pragma("unroll") for (int i = 0; i < V; i++) raw0[i] = raw1[i] = 0;
+    if (p.ahead > 0) read_ahead(raw0, p0, operand_offset(p, 0, at, position), p.dtypes[0]);
+    if (p.ahead > 1) read_ahead(raw1, p1, operand_offset(p, 1, at, position), p.dtypes[1]);
+    float acc[V];
+    _Pragma("unroll") for (int i = 0; i < V; i++) acc[i] = 0.0f;
+    for (u32 step = 0; step < p.length; step++) {
+        MapCode code = p.code[step];
+        float src[V];
+        if (code.source != SOURCE_OPERAND) {
+            float value = code.source == SOURCE_CONSTANT ? constant_of<float>(p.constants[code.index]) : 0.0f;
+            _Pragma("unroll") for (int i = 0; i < V; i++) src[i] = value;
+        } else if (code.index < p.ahead) {
+            if (code.index == 0) unpack(src, raw0, p.dtypes[0]);
+            else unpack(src, raw1, p.dtypes[1]);
+        } else {
+            u32 k = code.index;
+            const void *from = k < 4 ? (k < 2 ? (k == 0 ? p0 : p1) : (k == 2 ? p2 : p3))
+                                     : (k < 6 ? (k == 4 ? p4 : p5) : (k == 6 ? p6 : p7));
+            i64 offset = operand_offset(p, k, at, position);
+            int inner = p.strides[k][0];
+            FOR_FLOAT(p.dtypes[k], read(src, (const S *)from, offset, inner, p.is_vector[k]);)
+        }
+        apply_light<float, V>(code.op, acc, src);
+    }
+    FOR_FLOAT(p.out_dtype, write((S *)out + at, acc);)
+}
+
 #define MAP_KERNEL(NAME, T, V)                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                               \
         NAME(void *out, const void *p0, const void *p1, const void *p2, const void *p3, const void *p4,             \
@@ -332,7 +325,17 @@ __device__ __forceinline__ void map_elements(void *out, const void *p0, const vo
         map_elements<T, V>(out, p0, p1, p2, p3, p4, p5, p6, p7, p);                                                 \
     }
 
+#define MAP_LIGHT(NAME, V, BLOCKS)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                       \
+        NAME(void *out, const void *p0, const void *p1, const void *p2, const void *p3, const void *p4,             \
+             const void *p5, const void *p6, const void *p7, const __grid_constant__ MapParams p) {                 \
+        map_light<V>(out, p0, p1, p2, p3, p4, p5, p6, p7, p);                                                       \
+    }
+
 MAP_KERNEL(elementwise_f32_v1, float, 1)
 MAP_KERNEL(elementwise_f32_v4, float, 4)
 MAP_KERNEL(elementwise_f64_v1, double, 1)
 MAP_KERNEL(elementwise_i64_v1, i64, 1)
+MAP_KERNEL(elementwise_i64_v4, i64, 4)
+MAP_LIGHT(elementwise_light_v4, 4, 5)
+MAP_LIGHT(elementwise_light_v8, 8, 4)

@@ -1,4 +1,4 @@
-//! Moves elements without looking at them: strided copies, tiled transposes, gathers, fills.
+//! Moves elements without looking at them: strided copies, permutations through tiles, gathers, fills.
 //!
 //! Elements are opaque words of 1, 2, 4, 8 or 16 bytes; the planner picks the widest word that divides every run.
 
@@ -19,6 +19,7 @@ struct CopyParams {
 };
 
 template <class W> __device__ __forceinline__ void strided_copy(void *to, const void *from, const CopyParams &p) {
+    begin_kernel();
     u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= p.total) return;
     i64 source = p.from_offset, target = p.to_offset;
@@ -37,25 +38,48 @@ template <class W> __device__ __forceinline__ void strided_copy(void *to, const 
     ((W *)to)[target] = ((const W *)from)[source];
 }
 
-// to[b][c][r] = from[b][r][c] through a tile in shared memory, so that both sides are touched in rows.
-template <class W>
-__device__ __forceinline__ void transpose_tiles(void *to, const void *from, u32 batch, u32 rows, u32 columns) {
-    __shared__ W tile[32][33];
-    for (u32 b = blockIdx.z; b < batch; b += gridDim.z) {
-        const W *source = (const W *)from + (i64)b * rows * columns;
-        W *target = (W *)to + (i64)b * rows * columns;
-        u32 c = blockIdx.x * 32 + threadIdx.x;
-        for (u32 i = threadIdx.y; i < 32; i += 8) {
-            u32 r = blockIdx.y * 32 + i;
-            if (r < rows && c < columns) tile[i][threadIdx.x] = source[(i64)r * columns + c];
-        }
-        __syncthreads();
-        u32 r = blockIdx.y * 32 + threadIdx.x;
-        for (u32 i = threadIdx.y; i < 32; i += 8) {
-            u32 column = blockIdx.x * 32 + i;
-            if (r < rows && column < columns) target[(i64)column * rows + r] = tile[threadIdx.x][i];
-        }
-        __syncthreads();
+// A permutation that exchanges which elements are neighbours: positions along `rows` are neighbours in the result,
+// positions along `columns` in the source. Everything else is a batch.
+struct PermuteParams {
+    u32 rows, columns;
+    u32 row_tiles, column_tiles;
+    i64 from_row, to_column; // distances, in elements
+    u32 batch_rank;          // innermost first
+    u32 dims[PERMUTE_BATCH];
+    i64 from_strides[PERMUTE_BATCH];
+    i64 to_strides[PERMUTE_BATCH];
+    i64 from_offset, to_offset;
+};
+
+// Through a tile of N x N elements in shared memory, so that both sides are touched in rows, P elements at a time.
+//
+//   read: a wave takes words of one row      tile [N][N + padding]      write: P elements of one column are a word
+template <class W, int P, int N> __device__ __forceinline__ void permute_tiles(W *to, const W *from, const PermuteParams &p) {
+    constexpr int WORDS = N / P, PITCH = N + (sizeof(W) < 4 ? 4 / (int)sizeof(W) : 1);
+    __shared__ Pack<W, N * PITCH> space;
+    W *tile = space.at;
+    begin_kernel();
+    u32 x = threadIdx.x % 32, y = threadIdx.x / 32;
+    u32 column_tile = blockIdx.x % p.column_tiles, rest = blockIdx.x / p.column_tiles;
+    u32 row_tile = rest % p.row_tiles, batch = rest / p.row_tiles;
+    i64 source = p.from_offset, target = p.to_offset;
+    for (u32 d = 0; d < p.batch_rank; d++) {
+        u32 position = batch % p.dims[d];
+        batch /= p.dims[d];
+        source += position * p.from_strides[d];
+        target += position * p.to_strides[d];
+    }
+    _Pragma("unroll") for (int i = 0; i < N / 8; i++) _Pragma("unroll") for (int word = 0; word < WORDS; word += 32) {
+        u32 r = i * 8 + y, c = (word + x) * P, row = row_tile * N + r, column = column_tile * N + c;
+        if (row < p.rows && column < p.columns)
+            *(Pack<W, P> *)(tile + r * PITCH + c) = load_pack<W, P>(from + source + (i64)row * p.from_row + column);
+    }
+    __syncthreads();
+    _Pragma("unroll") for (int i = 0; i < N / 8; i++) _Pragma("unroll") for (int word = 0; word < WORDS; word += 32) {
+        u32 c = i * 8 + y, r = (word + x) * P, row = row_tile * N + r, column = column_tile * N + c;
+        Pack<W, P> pack;
+        _Pragma("unroll") for (int k = 0; k < P; k++) pack.at[k] = tile[(r + k) * PITCH + c];
+        if (row < p.rows && column < p.columns) *(Pack<W, P> *)(to + target + (i64)column * p.to_column + row) = pack;
     }
 }
 
@@ -70,6 +94,7 @@ __device__ __forceinline__ u32 index_at(const void *indices, u32 at, u32 is_wide
 template <class W>
 __device__ __forceinline__ void gather_rows(void *to, const void *from, const void *indices, u32 is_wide, u32 outer,
                                             u32 axis, u32 count, u32 inner) {
+    begin_kernel();
     u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= outer * count * inner) return;
     u32 n = at % inner, row = at / inner;
@@ -91,6 +116,7 @@ struct GatherElementsParams {
 template <class W>
 __device__ __forceinline__ void gather_elements(void *to, const void *from, const void *indices,
                                                 const GatherElementsParams &p) {
+    begin_kernel();
     u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= p.total) return;
     i64 source = 0;
@@ -105,6 +131,7 @@ __device__ __forceinline__ void gather_elements(void *to, const void *from, cons
 }
 
 template <class W> __device__ __forceinline__ void fill(void *to, u32 count, u64 bits) {
+    begin_kernel();
     u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at < count) ((W *)to)[at] = (W)bits;
 }
@@ -121,10 +148,6 @@ template <class W> __device__ __forceinline__ void fill(void *to, u32 count, u64
     }
 
 #define ELEMENT_KERNELS(BYTES, W)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256)                                                              \
-        transpose_b##BYTES(void *to, const void *from, u32 batch, u32 rows, u32 columns) {                         \
-        transpose_tiles<W>(to, from, batch, rows, columns);                                                        \
-    }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) gather_elements_b##BYTES(                                    \
         void *to, const void *from, const void *indices, const __grid_constant__ GatherElementsParams p) {         \
         gather_elements<W>(to, from, indices, p);                                                                  \
@@ -142,3 +165,16 @@ ELEMENT_KERNELS(1, u8)
 ELEMENT_KERNELS(2, u16)
 ELEMENT_KERNELS(4, u32)
 ELEMENT_KERNELS(8, u64)
+
+#define PERMUTE_KERNEL(NAME, W, P, N)                                                                              \
+    extern "C" __global__ void __launch_bounds__(256)                                                              \
+        NAME(void *to, const void *from, const __grid_constant__ PermuteParams p) {                                \
+        permute_tiles<W, P, N>((W *)to, (const W *)from, p);                                                       \
+    }
+
+PERMUTE_KERNEL(permute_b1, u8, 1, 64)
+PERMUTE_KERNEL(permute_b1_x4, u8, 4, 128)
+PERMUTE_KERNEL(permute_b2, u16, 1, 64)
+PERMUTE_KERNEL(permute_b2_x2, u16, 2, 64)
+PERMUTE_KERNEL(permute_b4, u32, 1, 64)
+PERMUTE_KERNEL(permute_b8, u64, 1, 32)

@@ -53,6 +53,7 @@ template <class S> struct MatrixStore {
 // Tiles along x (columns, then rows of tiles), products of the batch along z.
 template <class S, int TM, int TN>
 __device__ __forceinline__ void matmul_tile(S *c, const S *a, const S *b, const S *bias, const MatmulParams &p) {
+    begin_kernel();
     u32 batch = blockIdx.z;
     LeftMatrix<S> left = {a + batch_offset(batch, p.batch_dims, p.a_batch), p.a_m, p.a_k};
     RightMatrix<S> right = {b + batch_offset(batch, p.batch_dims, p.b_batch), p.b_k, p.b_n};
@@ -64,6 +65,7 @@ __device__ __forceinline__ void matmul_tile(S *c, const S *a, const S *b, const 
 // A wave an element of C: for products with few rows, where k is long. Grid: columns over waves, rows along y.
 template <class S>
 __device__ __forceinline__ void matmul_wave(S *c, const S *a, const S *b, const S *bias, const MatmulParams &p) {
+    begin_kernel();
     u32 batch = blockIdx.z, lane = threadIdx.x % WAVE;
     u32 n = blockIdx.x * (256 / WAVE) + threadIdx.x / WAVE, m = blockIdx.y;
     const S *left = a + batch_offset(batch, p.batch_dims, p.a_batch) + m * p.a_m;
@@ -81,6 +83,7 @@ __device__ __forceinline__ void matmul_wave(S *c, const S *a, const S *b, const 
 // A thread an element of C, in the element's own arithmetic.
 template <class S, class T>
 __device__ __forceinline__ void matmul_exact(S *c, const S *a, const S *b, const S *bias, const MatmulParams &p) {
+    begin_kernel();
     u32 batch = blockIdx.z;
     u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= p.m * p.n) return;

@@ -12,6 +12,7 @@ struct PoolParams {
 
 template <class S>
 __device__ __forceinline__ void pool_windows(S *y, i64 *positions, const S *x, const PoolParams &p) {
+    begin_kernel();
     u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     u32 outputs = p.output[0] * p.output[1] * p.output[2];
     if (at >= p.planes * outputs) return;
@@ -71,6 +72,7 @@ __device__ __forceinline__ float source_position(const ResizeParams &p, u32 d, u
 }
 
 template <class S> __device__ __forceinline__ void resize(S *y, const S *x, const ResizeParams &p) {
+    begin_kernel();
     u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= p.total) return;
     u32 rest = at;

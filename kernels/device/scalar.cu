@@ -88,14 +88,54 @@ template <> struct Narrow<boolean> {
     static __device__ __forceinline__ boolean from(i64 v) { return boolean{(u8)(v != 0)}; }
 };
 
-// V elements that are moved together.
-template <class S, int V> struct alignas(sizeof(S) * V) Pack {
+// V elements that are moved together, 16 bytes at a time at most.
+template <class S, int V> struct alignas(sizeof(S) * V < 16 ? sizeof(S) * V : 16) Pack {
     S at[V];
 };
+
+template <class S, int V> __device__ __forceinline__ Pack<S, V> load_pack(const S *from) {
+    return *(const Pack<S, V> *)from;
+}
+
+// What every kernel does first: let the next one start, and wait for what earlier ones wrote.
+__device__ __forceinline__ void begin_kernel() {
+    dependency_launch();
+    dependency_wait();
+}
 
 __device__ __forceinline__ float wave_xor_f32(float v, int mask) {
     return __uint_as_float(wave_xor(__float_as_uint(v), mask));
 }
+
+// The value of the lane whose number differs in the bits of `mask`.
+__device__ __forceinline__ float exchange(float v, int mask) { return wave_xor_f32(v, mask); }
+__device__ __forceinline__ i64 exchange(i64 v, int mask) {
+    u64 low = wave_xor((u32)(u64)v, mask), high = wave_xor((u32)((u64)v >> 32), mask);
+    return (i64)(high << 32 | low);
+}
+__device__ __forceinline__ double exchange(double v, int mask) {
+    return __longlong_as_double(exchange((i64)__double_as_longlong(v), mask));
+}
+
+// A value combined over the threads of a row, known to all of them: LANES is WAVE or the threads of the block.
+// `space` holds a value for each wave of the block.
+template <int LANES, class T, class F> __device__ __forceinline__ T over_row(T v, T *space, F combine) {
+    _Pragma("unroll") for (int mask = WAVE / 2; mask > 0; mask >>= 1) v = combine(v, exchange(v, mask));
+    if (LANES == WAVE) return v;
+    __syncthreads();
+    if (threadIdx.x % WAVE == 0) space[threadIdx.x / WAVE] = v;
+    __syncthreads();
+    v = space[0];
+    _Pragma("unroll") for (int i = 1; i < LANES / WAVE; i++) v = combine(v, space[i]);
+    return v;
+}
+
+struct Added {
+    template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
+};
+struct Greater {
+    template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a > b ? a : b; }
+};
 
 // Does BODY with S as the element type of the number DTYPE.
 #define FOR_DTYPE(DTYPE, BODY)      \

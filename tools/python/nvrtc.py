@@ -5,31 +5,32 @@
     nvrtc.py build UNITS.json --cache FOLDER [--out FILE.pack] [--filter TEXT] [--jobs N]
         compiles a family's units as `cargo xtask kernels` lists them, and writes the container that providers embed
 
-Gates: no performance note of the assembler (C75xx), no spills, no local memory, registers that let one block start,
-and for each kernel the mnemonics that must and must not occur.
+For a target `compute_NN` the container holds PTX, which the driver compiles for the GPU at hand; the gates look at what it
+becomes for `sm_NN`.
 
-The container: the line `TENONKERNELS 1`, a line with the length of the manifest in bytes, the manifest (the table format
-of `kernels/src/table.rs`: one [[unit]] and after it one [[kernel]] for each entry point), then every unit's cubin as a
-zlib stream at the offset its row gives, counted from the end of the manifest.
+Gates: no performance note of the assembler (C75xx), no spills, no local memory (hardly any where text is shipped), registers that let one block start,
+and for each kernel the mnemonics that must and must not occur.
 """
 
 import argparse
-import concurrent.futures
 import ctypes
 import glob
-import hashlib
-import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import zlib
 
-FORMAT = 1
+import kernel_pack
+from kernel_pack import Result, source_of, write
+
 REGISTER_FILE = 65536
-SHARED_LIMIT = {"sm_90a": 232448}
+# Of the largest chip of the target; planners hold every launch to the chip at hand.
+SHARED_LIMIT = {"sm_90a": 232448, "sm_80": 232448}
 ALWAYS_FORBIDDEN = ["LDL", "STL"]
+# Targets shipped as text are assembled by the driver of the user's machine. What is checked here is one assembler's
+# result for the oldest chip, which may keep a few values of a thread in local memory.
+TEXT_SPILL_BYTES = 64
 OPTIONS = ["-std=c++17", "-default-device", "--ptxas-options=-v", "--ptxas-options=--warn-on-local-memory-usage"]
 
 
@@ -58,16 +59,17 @@ class Compiler:
         self.version = f"{major.value}.{minor.value}"
 
     def compile(self, name, source, target, defines):
-        """(cubin or None, log)."""
+        """(cubin, or PTX for a virtual target, or None; log)."""
         options = [f"--gpu-architecture={target}", *OPTIONS, *(f"-D{key}={value}" for key, value in defines)]
         program = ctypes.c_void_p()
         self.library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
         arguments = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
         status = self.library.nvrtcCompileProgram(program, len(options), arguments)
         log = self.fetch(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").decode(errors="replace").strip("\0\n")
-        cubin = None if status else self.fetch(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")
+        form = "PTX" if target.startswith("compute_") else "CUBIN"
+        image = None if status else self.fetch(program, f"nvrtcGet{form}Size", f"nvrtcGet{form}")
         self.library.nvrtcDestroyProgram(ctypes.byref(program))
-        return cubin, log
+        return image, log
 
     def fetch(self, program, size_function, data_function):
         size = ctypes.c_size_t()
@@ -84,11 +86,6 @@ def compiler():
     global COMPILER
     COMPILER = COMPILER or Compiler()
     return COMPILER
-
-
-def source_of(texts):
-    """One text with markers, so that messages name the file and line that a person edits."""
-    return "".join(f'#line 1 "{path}"\n{text}\n' for path, text in texts)
 
 
 def disassemble(cubin):
@@ -117,8 +114,8 @@ def resources(log):
     return found
 
 
-def gate(target, kernels, log, sass):
-    """Every fact that does not hold, in words."""
+def gate(target, kernels, log, sass, spill_bytes=0):
+    """Every fact that does not hold, in words. Up to `spill_bytes` of a thread's values may be in local memory."""
     broken = [line.strip() for line in log.splitlines() if re.search(r"\(C75\d\d\)", line)]
     used = resources(log)
     for kernel in kernels:
@@ -127,107 +124,50 @@ def gate(target, kernels, log, sass):
             broken.append(f"{symbol}: the unit defines no such kernel (found: {', '.join(used) or 'none'})")
             continue
         facts, code = used[symbol], sass[symbol]
-        if facts["spills"] or facts["stack"]:
+        if max(facts["spills"], facts["stack"]) > spill_bytes:
             broken.append(f"{symbol}: {facts['spills']} bytes of spills, {facts['stack']} bytes of stack")
         if facts["registers"] * kernel["threads"] > REGISTER_FILE:
             broken.append(f"{symbol}: {facts['registers']} registers for {kernel['threads']} threads do not fit")
         shared = facts["static_shared"] + kernel["shared_bytes"]
         if shared > SHARED_LIMIT.get(target, 49152):
             broken.append(f"{symbol}: {shared} bytes of shared memory do not fit")
-        broken += mnemonics(symbol, kernel, code)
+        broken += mnemonics(symbol, kernel, code, [] if spill_bytes else ALWAYS_FORBIDDEN)
     return broken
 
 
-def mnemonics(symbol, kernel, code):
+def mnemonics(symbol, kernel, code, never):
     found = set(re.findall(r"\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", code))
     has = lambda start: any(name == start or name.startswith(start) for name in found)
     broken = [f"{symbol}: no {name} in the machine code" for name in kernel["required"] if not has(name)]
     exact = lambda start: any(name == start or name.startswith(start + ".") for name in found)
-    broken += [f"{symbol}: {name} in the machine code" for name in ALWAYS_FORBIDDEN if exact(name)]
+    broken += [f"{symbol}: {name} in the machine code" for name in never if exact(name)]
     return broken + [f"{symbol}: {name} in the machine code" for name in kernel["forbidden"] if has(name)]
 
 
-def build_unit(unit, target, cache):
-    """Compiles and checks one unit, or takes the result of an earlier run with the same inputs."""
-    source = source_of([(text["path"], text["text"]) for text in unit["texts"]])
-    key_text = json.dumps([FORMAT, compiler().version, OPTIONS, target, source, unit["defines"], unit["kernels"]])
-    with open(__file__, "rb") as script:
-        key = hashlib.sha256(script.read() + key_text.encode()).hexdigest()[:32]
-    path = os.path.join(cache, f"{unit['name']}-{key}")
-    if os.path.exists(path + ".json"):
-        with open(path + ".json") as file:
-            return json.load(file), path
-    cubin, log = compiler().compile(unit["name"] + ".cu", source, target, unit["defines"])
-    if cubin is None:
-        return {"broken": [f"{unit['name']}: does not compile:\n{log}"], "resources": {}}, path
-    broken = gate(target, unit["kernels"], log, disassemble(cubin))
-    report = {"broken": broken, "resources": resources(log), "raw_bytes": len(cubin)}
-    if not broken:
-        write(path + ".cubin.z", zlib.compress(cubin, 9))
-        write(path + ".json", json.dumps(report).encode())
-    return report, path
+class Nvrtc:
+    """The tool of `kernel_pack`."""
 
+    def scripts(self):
+        return [__file__]
 
-def write(path, data):
-    """Complete or not there at all."""
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "wb") as file:
-        file.write(data)
-    os.replace(temporary, path)
+    def identity(self):
+        return [compiler().version, OPTIONS]
 
-
-def manifest_of(listing, results):
-    """(manifest, compressed units)."""
-    rows, blobs, offset = [f'# {listing["arch"]}, {listing["target"]}\n'], [], 0
-    for unit, (report, path) in zip(listing["units"], results):
-        with open(path + ".cubin.z", "rb") as file:
-            blob = file.read()
-        rows.append(
-            f'[[unit]]\nname = "{unit["name"]}"\noffset_bytes = {offset}\nstored_bytes = {len(blob)}\n'
-            f'raw_bytes = {report["raw_bytes"]}\n'
-        )
-        for kernel in unit["kernels"]:
-            facts = report["resources"][kernel["symbol"]]
-            rows.append(
-                f'[[kernel]]\nsymbol = "{kernel["symbol"]}"\nunit = "{unit["name"]}"\nthreads = {kernel["threads"]}\n'
-                f'registers = {facts["registers"]}\nstatic_shared_bytes = {facts["static_shared"]}\n'
-                f'shared_bytes = {kernel["shared_bytes"]}\n'
-            )
-        blobs.append(blob)
-        offset += len(blob)
-    return "".join(rows).encode(), blobs
-
-
-def build(arguments):
-    with open(arguments.units) as file:
-        listing = json.load(file)
-    words = arguments.filter or ""
-    listing["units"] = [unit for unit in listing["units"] if words in unit["name"]]
-    os.makedirs(arguments.cache, exist_ok=True)
-    broken = []
-    with concurrent.futures.ProcessPoolExecutor(arguments.jobs or os.cpu_count()) as pool:
-        work = [pool.submit(build_unit, unit, listing["target"], arguments.cache) for unit in listing["units"]]
-        for done, future in enumerate(concurrent.futures.as_completed(work), 1):
-            broken += future.result()[0]["broken"]
-            print(f"\r{done}/{len(work)} units", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    if broken:
-        raise SystemExit("\n".join(broken))
-    if not arguments.out:
-        return
-    manifest, blobs = manifest_of(listing, [future.result() for future in work])
-    head = f"TENONKERNELS {FORMAT}\n{len(manifest)}\n".encode()
-    write(arguments.out, head + manifest + b"".join(blobs))
-    print(f"{arguments.out}: {len(blobs)} units, {os.path.getsize(arguments.out)} bytes")
+    def compile(self, unit, target):
+        source = source_of([(text["path"], text["text"]) for text in unit["texts"]])
+        name, machine = unit["name"] + ".cu", target.replace("compute_", "sm_")
+        cubin, log = compiler().compile(name, source, machine, unit["defines"])
+        if cubin is None:
+            return Result(broken=[f"{unit['name']}: does not compile:\n{log}"])
+        spill_bytes = TEXT_SPILL_BYTES if target.startswith("compute_") else 0
+        broken = gate(machine, unit["kernels"], log, disassemble(cubin), spill_bytes)
+        image = cubin if machine == target else compiler().compile(name, source, target, unit["defines"])[0]
+        return Result(image, broken, resources(log))
 
 
 def check(arguments):
-    texts = []
-    for path in arguments.texts:
-        with open(path) as file:
-            texts.append((path, file.read()))
-    defines = [(item.partition("=")[0], item.partition("=")[2] or "1") for item in arguments.define]
-    cubin, log = compiler().compile("unit.cu", source_of(texts), arguments.arch, defines)
+    source, defines = source_of(kernel_pack.read_texts(arguments.texts)), kernel_pack.define_pairs(arguments.define)
+    cubin, log = compiler().compile("unit.cu", source, arguments.arch, defines)
     if cubin is None:
         raise SystemExit(log)
     sass = disassemble(cubin)
@@ -256,13 +196,7 @@ def main():
     one.add_argument("--sass")
     one.add_argument("texts", nargs="+")
     one.set_defaults(run=check)
-    many = commands.add_parser("build")
-    many.add_argument("units")
-    many.add_argument("--cache", required=True)
-    many.add_argument("--out")
-    many.add_argument("--filter")
-    many.add_argument("--jobs", type=int)
-    many.set_defaults(run=build)
+    kernel_pack.add_build(commands, Nvrtc())
     arguments = parser.parse_args()
     arguments.run(arguments)
 

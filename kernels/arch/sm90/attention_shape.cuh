@@ -4,7 +4,7 @@
 struct AttentionShape {
     i32 batch, heads, kv_heads, group;      // group: query heads that share a key/value head
     i32 q_len, kv_len;                      // the longest of the batch where lengths differ
-    i32 is_causal, is_bottom_right, offset; // row i sees keys up to i + offset; bottom right: offset = kv - q length
+    i32 is_causal, is_bottom_right, offset; // row i sees keys up to i + offset; bottom right: offset = kv - q length, 2: not below 0
     i32 window_left;                        // and not before i + offset - window_left; negative: no bound
     i32 length_step, length_bias, length_adds_q; // lengths[b * step] + bias (+ q length) keys
     i32 page_rows, piece_rows, table_stride; // rows of a page and of one copy from it; 0 pages: contiguous
@@ -35,6 +35,7 @@ struct Sequence {
             kv_len = lengths[batch * shape.length_step] + shape.length_bias + (shape.length_adds_q ? q_len : 0);
         kv_len = max(0, min(kv_len, shape.kv_len));
         offset = shape.is_bottom_right ? kv_len - q_len : shape.offset;
+        if (shape.is_bottom_right == 2) offset = max(offset, 0);
     }
     /// One past the last key that row `row` sees.
     DEVICE i32 key_end(const AttentionShape& shape, i32 row) const {

@@ -3,37 +3,55 @@
 // ---- Loading -----------------------------------------------------------------------------------------------------
 
 /// Loads this block's share of an operand's stage, into every block that needs it. `kExtent`: rows of the operand's tile;
-/// `kShares`: blocks that load a part each; `kPitch`: distance of their ranks.
-template <u32 kExtent, u32 kShares, u32 kPitch, bool kTransposed>
-DEVICE void load_operand(u8* tile, const TensorMap* map, u64* full, u32 share, u32 first_rank, i32 row, u32 block,
-                         i32 batch, u64 cache) {
-    constexpr u32 kPart = kExtent / kShares;
+/// `kShares`: blocks that load a part each; `kPitch`: distance of their ranks; `kPiece`: rows that come from `map` and from
+/// `second` by turns, or 0 where all are of `map`.
+template <u32 kExtent, u32 kShares, u32 kPitch, bool kTransposed, u32 kPiece>
+DEVICE void load_operand(u8* tile, const TensorMap* map, const TensorMap* second, u64* full, u32 share, u32 first_rank,
+                         i32 row, u32 block, i32 batch, u64 cache) {
+    constexpr u32 kPart = kExtent / kShares, kRun = kPiece && kPiece < kPart ? kPiece : kPart;
+    constexpr u32 kBox = kTransposed ? 64 : kRun;
+    static_assert(kPart % kBox == 0 && (kPiece == 0 || kPiece % kBox == 0), "a copy is of one matrix");
     u16 mask = 0;
 #pragma unroll
     for (u32 i = 0; i < kShares; i++) mask |= 1 << (first_rank + i * kPitch);
     const u32 start = share * kPart;
-    if constexpr (kTransposed) {
 #pragma unroll
-        for (u32 panel = 0; panel < kPart / 64; panel++) {
-            const u32 at = start + panel * 64;
-            u8* part = tile + at * kRowBytes;
-            if constexpr (kShares > 1) {
-                tensor_load_multicast(part, map, full, row + at, block * kDepth, batch, mask, cache);
-            } else {
-                tensor_load(part, map, full, row + at, block * kDepth, batch, cache);
-            }
+    for (u32 box = 0; box < kPart / kBox; box++) {
+        const u32 at = start + box * kBox;
+        u8* part = tile + at * kRowBytes;
+        const TensorMap* from = map;
+        i32 first = row + at;
+        if constexpr (kPiece > 0) {
+            const u32 piece = at / kPiece;
+            if (piece & 1) from = second;
+            first = row + piece / 2 * kPiece + at % kPiece;
         }
-    } else if constexpr (kShares > 1) {
-        tensor_load_multicast(tile + start * kRowBytes, map, full, block * kDepth, row + start, batch, mask, cache);
-    } else {
-        tensor_load(tile, map, full, block * kDepth, row, batch, cache);
+        const i32 x = kTransposed ? first : block * kDepth, y = kTransposed ? block * kDepth : first;
+        if constexpr (kShares > 1) {
+            tensor_load_multicast(part, from, full, x, y, batch, mask, cache);
+        } else {
+            tensor_load(part, from, full, x, y, batch, cache);
+        }
+    }
+}
+
+/// Loads the records of a tile's rows; those behind the last are the last again.
+DEVICE void load_records(u8* tile, const u8* source, const Packed& packed, u64* full, i32 row, u32 block, u32 blocks) {
+#pragma unroll
+    for (u32 i = 0; i < BM / 64; i++) {
+        const u32 slab = min((u32)row / 64 + i, packed.slabs - 1);
+        const u8* record = source + ((u64)slab * blocks + block) * packed.record_bytes;
+        bulk_load(tile + i * kRecordBytes, record, packed.record_bytes, full, kPCache);
     }
 }
 
 struct Loader {
     u8* shared;
     u64 *full, *empty, *sum_empty;
-    const TensorMap* map;
+    /// A tensor map, or records.
+    const void* source;
+    const TensorMap* up_map;
+    const Packed& packed;
     const Problem& problem;
     Place at;
 
@@ -42,21 +60,30 @@ struct Loader {
     template <bool kIsP> DEVICE void run(u32 first, u32 step, u32 tiles) const {
         if (!(problem.flags & (kIsP ? kPConstant : kQConstant))) dependency_wait();
         const u32 begin = depth_begin(problem, at.k), end = depth_begin(problem, at.k + 1);
+        const TensorMap* map = (const TensorMap*)source;
+        const u32 p_bytes = kIsPacked ? BM / 64 * packed.record_bytes : kPBytes;
         u32 stage = 0, parity = 1, turn = 1;
         for (u32 index = first; index < tiles; index += step, turn ^= 1) {
             const Tile tile = tile_at(problem, at, index);
             if (CLUSTER_K > 1) barrier_wait(sum_empty, turn);
             for (u32 block = begin; block < end; block++) {
                 barrier_wait(empty + stage, parity);
-                barrier_expect(full + stage, kIsP ? kPBytes : kQBytes);
-                if constexpr (kIsP) {
-                    load_operand<BM, CLUSTER_N, CLUSTER_M, P_TRANSPOSED>(
-                        shared + stage * kPBytes, map, full + stage, at.n, at.rank - at.n * CLUSTER_M, tile.row, block,
-                        tile.batch / (i32)problem.p_share, kPCache);
+                barrier_expect(full + stage, kIsP ? p_bytes : kQBytes);
+                if constexpr (kIsP && kIsPacked) {
+                    load_records(shared + stage * kPBytes, (const u8*)source, packed, full + stage, tile.row, block,
+                                 problem.depth_blocks);
+                } else if constexpr (kIsP) {
+                    load_operand<BM, CLUSTER_N, CLUSTER_M, P_TRANSPOSED, kPPiece>(
+                        shared + stage * kPBytes, map, up_map, full + stage, at.n, at.rank - at.n * CLUSTER_M, tile.row,
+                        block, tile.batch / (i32)problem.p_share, kPCache);
                 } else {
-                    load_operand<BN, CLUSTER_M, 1, Q_TRANSPOSED>(
-                        shared + kQOffset + stage * kQBytes, map, full + stage, at.m, at.rank - at.m, tile.col, block,
-                        tile.batch / (i32)problem.q_share, kQCache);
+#pragma unroll
+                    for (u32 half = 0; half < kHalves; half++) {
+                        load_operand<BN, CLUSTER_M, 1, Q_TRANSPOSED, kQPiece>(
+                            shared + kQOffset + stage * kQBytes + half * (BN * kRowBytes), map, up_map, full + stage,
+                            at.m, at.rank - at.m, tile.col, block * kHalves + half, tile.batch / (i32)problem.q_share,
+                            kQCache);
+                    }
                 }
                 if (++stage == STAGES) stage = 0, parity ^= 1;
             }
@@ -115,10 +142,21 @@ struct Consumer {
 };
 
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
-SYMBOL(const __grid_constant__ TensorMap p_map, const __grid_constant__ TensorMap q_map,
-       const __grid_constant__ TensorMap d_map, Out* d_out, const void* bias, const Out* residual, const float* m_scale,
-       const float* n_scale, const __grid_constant__ Problem problem) {
+SYMBOL(P_PARAMETER, const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap d_map, Out* d_out,
+       const void* bias, const Out* residual, const float* m_scale, const float* n_scale,
+       const __grid_constant__ Problem problem PACKED_PARAMETER UP_PARAMETER) {
     extern __shared__ __align__(1024) u8 shared[];
+#if WEIGHT_BITS
+    const void* p_operand = p_source;
+#else
+    const void* p_operand = &p_source;
+    const Packed packed = {};
+#endif
+#if GATED
+    const TensorMap* up = &up_map;
+#else
+    const TensorMap* up = nullptr;
+#endif
     u64* full = (u64*)(shared + kBarrierOffset);
     u64 *empty = full + STAGES, *sum_full = empty + STAGES, *sum_empty = sum_full + 1;
     const Place at = place();
@@ -126,7 +164,7 @@ SYMBOL(const __grid_constant__ TensorMap p_map, const __grid_constant__ TensorMa
     const u32 tiles = problem.row_tiles * problem.col_tiles * problem.batches;
 
     if (threadIdx.x == 0) {
-        tensor_prefetch_map(&p_map);
+        if (!kIsPacked) tensor_prefetch_map((const TensorMap*)p_operand);
         tensor_prefetch_map(&q_map);
         for (u32 i = 0; i < STAGES; i++) {
             barrier_init(full + i, 2);
@@ -148,9 +186,9 @@ SYMBOL(const __grid_constant__ TensorMap p_map, const __grid_constant__ TensorMa
     if (threadIdx.x < 128) {
         if constexpr (kMovesRegisters) release_registers<WARPGROUPS == 2 ? 40 : WARPGROUPS == 3 ? 32 : 24>();
         if (threadIdx.x == 0) {
-            Loader{shared, full, empty, sum_empty, &p_map, problem, at}.run<true>(first, step, tiles);
+            Loader{shared, full, empty, sum_empty, p_operand, up, packed, problem, at}.run<true>(first, step, tiles);
         } else if (threadIdx.x == 32) {
-            Loader{shared, full, empty, sum_empty, &q_map, problem, at}.run<false>(first, step, tiles);
+            Loader{shared, full, empty, sum_empty, &q_map, up, packed, problem, at}.run<false>(first, step, tiles);
         }
         __syncwarp();
     } else {
@@ -165,7 +203,11 @@ SYMBOL(const __grid_constant__ TensorMap p_map, const __grid_constant__ TensorMa
         for (u32 index = first; index < tiles; index += step, turn ^= 1) {
             const Tile tile = tile_at(problem, at, index);
             typename Mma::Acc sums[kStack][BN / 2];
+#if WEIGHT_BITS
+            multiply_packed(consumer, packed, sums, count, stage, parity);
+#else
             consumer.multiply(sums, count, stage, parity);
+#endif
             Tile32& d = carried(sums);
             if constexpr (CLUSTER_K > 1) {
                 writer.write_split(d, tile, at, sum_full, sum_empty, turn);

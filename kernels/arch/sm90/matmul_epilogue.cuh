@@ -65,17 +65,31 @@ DEVICE float finish(const Epilogue& e, const Problem& p, float v, i32 m, i32 n, 
     return v;
 }
 
-/// Calls `f(value, row, col, offset)` for every accumulator, with its place in R and its distance, in elements, from the
-/// first element of a matrix that lies as D does with rows `pitch` apart.
+/// Sums of a gate and of what it lets through become elements of D, in the registers of the former.
+DEVICE void combine(float (&d)[kStack][BN / 2], const Problem& p) {
+    const u32 activation = p.flags & kActivationMask;
+    const float slope = gate_slope(activation), cube = gate_cube(activation);
+#pragma unroll
+    for (u32 s = 0; s < kOutStack; s++) {
+#pragma unroll
+        for (u32 i = 0; i < kOutCols / 2; i++) {
+            const float g = d[s][i] * p.alpha, up = (SWAP ? d[s + kStack - kOutStack][i] : d[s][i + (BN - kOutCols) / 2]) * p.alpha;
+            d[s][i] = up * (activation == kGelu ? gelu(g) : activation == kRelu ? fmaxf(g, 0.f) : gate(g, slope, cube));
+        }
+    }
+}
+
+/// Calls `f(value, row, col, offset)` for every element of D in the accumulators, with its place in R and its distance, in
+/// elements, from the first element of a matrix that lies as D does with rows `pitch` apart.
 template <class F> DEVICE void each(float (&d)[kStack][BN / 2], i32 row, i32 col, i64 pitch, F f) {
     const u32 lane = threadIdx.x & 31;
     row += lane >> 2, col += (lane & 3) << 1;
 #pragma unroll
-    for (i32 half = 0; half < 2 * kStack; half++) {
+    for (i32 half = 0; half < 2 * kOutStack; half++) {
         const i32 r = row + half * 8 + half / 2 * 48;
         const i64 first = SWAP ? col * pitch + r : r * pitch + col;
 #pragma unroll
-        for (i32 i = 0; i < BN / 4; i++) {
+        for (i32 i = 0; i < kOutCols / 4; i++) {
             const i32 step = i / 2 * 8 + i % 2;
             f(d[half / 2][i / 2 * 4 + half % 2 * 2 + i % 2], r, col + step, first + (SWAP ? step * pitch : (i64)step));
         }
@@ -181,7 +195,7 @@ struct Writer {
             fence_async_shared();
             group_barrier(group);
             if (is_leader) {
-                const i32 row = tile.row + (group * kStack + kSlab) * 64;
+                const i32 row = tile.row + (group * kOutStack + kSlab) * 64;
                 if (SWAP) tensor_store(d_map, panel, row + kInside * kPanelWidth, tile.col, tile.batch);
                 if (!SWAP) tensor_store(d_map, panel, tile.col + kInside * kPanelWidth, row, tile.batch);
                 store_commit();
@@ -198,8 +212,9 @@ struct Writer {
     }
 
     DEVICE void write(float (&d)[kStack][BN / 2], const Tile& tile) const {
-        const i32 row = tile.row + group * kStack * 64 + (threadIdx.x >> 5 & 3) * 16;
-        if constexpr (!kIsInteger) finish_all(epilogue, problem, d, row, tile.col, tile.batch);
+        const i32 row = tile.row + group * kOutStack * 64 + (threadIdx.x >> 5 & 3) * 16;
+        if constexpr (GATED) combine(d, problem);
+        else if constexpr (!kIsInteger) finish_all(epilogue, problem, d, row, tile.col, tile.batch);
         if (problem.flags & kStoreElements) {
             store_elements(d, tile, row);
         } else {

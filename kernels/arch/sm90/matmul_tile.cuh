@@ -8,6 +8,9 @@
 //! block; STAGES of the ring, 128 bytes along K each; CLUSTER_M x CLUSTER_N blocks that share loads; CLUSTER_K blocks
 //! that split the depth of one tile; WARPGROUPS that compute, BM / WARPGROUPS rows each; PANELS, buffers of each for the
 //! way out; SWAP; P_TRANSPOSED, Q_TRANSPOSED, operands whose rows run along R's rows or columns; SHARED_BYTES.
+//! GATED: the weights are two matrices, gate and up, and D = activation(A gate) (A up): a thread holds both sums of an
+//! element, because a tile has as many rows (swapped) or columns of one as of the other. WEIGHT_BITS 4 or 8 (swapped): P is
+//! records as `nbits.cuh` describes them, decoded into registers.
 //!
 //! Shared memory, every part aligned to 1024 bytes:
 //!   P      STAGES x BM rows of 128 bytes along K, swizzled; transposed: BM / 64 panels of one 128-byte row for each k
@@ -33,8 +36,10 @@ typedef Wgmma<BN, IN, P_TRANSPOSED, Q_TRANSPOSED> Mma;
 template <class T> constexpr bool is_integer() { return false; }
 template <> constexpr bool is_integer<I32>() { return true; }
 constexpr bool kIsInteger = is_integer<OUT>();
-/// Of K in one stage.
+/// Of K in one bulk copy, of which packed weights have two in a stage.
 constexpr u32 kRowBytes = 128;
+constexpr bool kIsPacked = WEIGHT_BITS > 0;
+constexpr u32 kHalves = kIsPacked ? 2 : 1;
 constexpr u32 kDepth = kRowBytes / sizeof(In);
 constexpr u32 kPeers = CLUSTER_M + CLUSTER_N - 1;
 constexpr u32 kCluster = CLUSTER_M * CLUSTER_N * CLUSTER_K;
@@ -46,22 +51,31 @@ constexpr u32 kResident = 2 * (SHARED_BYTES + 1024) <= 233472 ? 2 : 1;
 constexpr u64 kPCache = SWAP ? kCacheEvictFirst : kCacheNormal, kQCache = SWAP ? kCacheEvictLast : kCacheNormal;
 /// Matrix instructions stacked along R's rows in one warpgroup.
 constexpr u32 kStack = BM / (64 * WARPGROUPS);
-constexpr u32 kPBytes = BM * kRowBytes;
-constexpr u32 kQBytes = BN * kRowBytes;
-constexpr u32 kStageBytes = kPBytes + kQBytes;
+/// A record with as many groups as it can have: 16-bit scales and a zero point for every 16 codes.
+constexpr u32 kRecordBytes = 64 * 128 * WEIGHT_BITS / 8 + 64 * 8 * 3;
+constexpr u32 kPBytes = kIsPacked ? BM / 64 * kRecordBytes : BM * kRowBytes;
+constexpr u32 kQBytes = BN * kRowBytes * kHalves;
+
+/// Rows (swapped) or columns of R that a tile takes from one of two weight matrices before it takes as many from the other.
+constexpr u32 kPiece = SWAP ? kStack * 32 : BN / 2;
+constexpr u32 kPPiece = GATED && SWAP ? kPiece : 0, kQPiece = GATED && !SWAP ? kPiece : 0;
+/// What a tile is of D: matrix instructions of a warpgroup, columns, and rows of R.
+constexpr u32 kOutStack = GATED && SWAP ? kStack / 2 : kStack;
+constexpr u32 kOutCols = GATED && !SWAP ? BN / 2 : BN;
+constexpr u32 kOutRows = GATED && SWAP ? BM / 2 : BM;
 
 /// Elements of D along the rows of a panel: 128 bytes of them, or fewer where the tile's width is no multiple.
 constexpr u32 panel_width() {
     u32 width = 128 / sizeof(Out);
-    if (!SWAP) while (BN % width) width /= 2;
+    if (!SWAP) while (kOutCols % width) width /= 2;
     return width;
 }
 constexpr u32 kPanelWidth = panel_width();
 constexpr u32 kPanelRowBytes = kPanelWidth * sizeof(Out);
 constexpr u32 kPanelBytes = (SWAP ? BN : 64) * kPanelRowBytes;
 /// Panels of one 64-row slab of R.
-constexpr u32 kSlabPanels = (SWAP ? 64 : BN) / kPanelWidth;
-constexpr u32 kTilePanels = kStack * kSlabPanels;
+constexpr u32 kSlabPanels = (SWAP ? 64 : kOutCols) / kPanelWidth;
+constexpr u32 kTilePanels = kOutStack * kSlabPanels;
 constexpr u32 kOutBytes = CLUSTER_K > 1 ? 0 : WARPGROUPS * PANELS * kPanelBytes;
 
 /// The split's f32 tile lies as D does; the padding spreads a warp's writes over all banks.
@@ -69,7 +83,7 @@ constexpr u32 kSumRows = SWAP ? BN : BM;
 constexpr u32 kSumCols = SWAP ? BM : BN;
 constexpr u32 kSumStride = kSumCols + (SWAP ? 4 : 8);
 
-constexpr u32 kQOffset = STAGES * kPBytes;
+constexpr u32 kQOffset = (STAGES * kPBytes + 1023) / 1024 * 1024;
 constexpr u32 kOutOffset = kQOffset + STAGES * kQBytes;
 constexpr u32 kBarrierOffset = kOutOffset + kOutBytes;
 
@@ -82,6 +96,8 @@ static_assert(CLUSTER_K > 1 || kTilePanels % PANELS == 0, "panels");
 static_assert(BM / CLUSTER_N % (P_TRANSPOSED ? 64 : 8) == 0 && BN / CLUSTER_M % (Q_TRANSPOSED ? 64 : 8) == 0, "shares");
 static_assert(!kIsInteger || CLUSTER_K == 1, "parts are summed as f32");
 static_assert(sizeof(In) == 2 || (!P_TRANSPOSED && !Q_TRANSPOSED), "only 16-bit operands can be transposed");
+static_assert(!GATED || (CLUSTER_K == 1 && !kIsInteger && (!SWAP || kStack % 2 == 0)), "gated");
+static_assert(!kIsPacked || (SWAP && !GATED && !P_TRANSPOSED && !Q_TRANSPOSED && CLUSTER_N == 1 && sizeof(In) == 2), "packed");
 
 /// What one launch computes. `rows`, `cols`: extents of R; `depth_blocks`: ceil(K / kDepth).
 struct Problem {
@@ -107,6 +123,24 @@ struct Epilogue {
     const float* n_scale;
 };
 
+/// Records: `slabs` of 64 rows, each `depth_blocks` of `record_bytes` with `groups` scales for a row.
+struct Packed {
+    u32 slabs, record_bytes, groups, has_zeros;
+};
+
+#if WEIGHT_BITS
+#define P_PARAMETER const u8* p_source
+#define PACKED_PARAMETER , const __grid_constant__ Packed packed
+#else
+#define P_PARAMETER const __grid_constant__ TensorMap p_source
+#define PACKED_PARAMETER
+#endif
+#if GATED
+#define UP_PARAMETER , const __grid_constant__ TensorMap up_map
+#else
+#define UP_PARAMETER
+#endif
+
 struct Tile {
     i32 row, col, batch;
 };
@@ -127,7 +161,7 @@ DEVICE Tile tile_at(const Problem& p, const Place& at, u32 index) {
     const u32 span = p.group * p.col_tiles, strip = index / span, first = strip * p.group;
     const u32 height = min(p.row_tiles - first, p.group), inside = index - strip * span;
     const u32 col = inside / height, row = first + inside - col * height;
-    return {(i32)((row * CLUSTER_M + at.m) * BM), (i32)((col * CLUSTER_N + at.n) * BN), (i32)batch};
+    return {(i32)((row * CLUSTER_M + at.m) * kOutRows), (i32)((col * CLUSTER_N + at.n) * kOutCols), (i32)batch};
 }
 
 DEVICE u32 depth_begin(const Problem& p, u32 part) { return p.depth_blocks * part / CLUSTER_K; }

@@ -66,6 +66,26 @@ template <> DEVICE float low2<F16>(u32 bits) { return f16_low(bits); }
 template <class T> DEVICE float high2(u32 bits);
 template <> DEVICE float high2<BF16>(u32 bits) { return bf16_high(bits); }
 template <> DEVICE float high2<F16>(u32 bits) { return f16_high(bits); }
+/// a b + c on pairs of 16-bit floats, rounded once.
+template <class T> DEVICE u32 fma2(u32 a, u32 b, u32 c);
+template <> DEVICE u32 fma2<BF16>(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+template <> DEVICE u32 fma2<F16>(u32 a, u32 b, u32 c) {
+    u32 d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+/// (a & kMask) | bits in one instruction: the compiler would keep both as immediates and need two.
+template <u32 kMask> DEVICE u32 and_or(u32 a, u32 bits) {
+    u32 d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "n"(kMask), "r"(bits));
+    return d;
+}
+/// Bytes of a (numbers 0 to 3) and b (4 to 7) that the hexadecimal digits of `select` choose.
+DEVICE u32 permute_bytes(u32 a, u32 b, u32 select) { return __byte_perm(a, b, select); }
 
 // ---- Arithmetic --------------------------------------------------------------------------------------------------
 
@@ -230,6 +250,12 @@ constexpr u64 kCacheNormal = 0x1000000000000000ull;
 constexpr u64 kCacheEvictFirst = 0x12F0000000000000ull;
 constexpr u64 kCacheEvictLast = 0x14F0000000000000ull;
 
+/// Copies `bytes` (a multiple of 16, both ends aligned to 16) into shared memory; they count against `barrier`.
+DEVICE void bulk_load(void* shared, const void* global, u32 bytes, u64* barrier, u64 cache = kCacheNormal) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+                 ::"r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(cache)
+                 : "memory");
+}
 DEVICE void tensor_prefetch_map(const TensorMap* map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -301,6 +327,10 @@ DEVICE void copy16(void* shared, const void* global, bool valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(valid ? 16 : 0)
                  : "memory");
+}
+/// The same at a shared address, of the first `bytes` of 16; the rest are zeros.
+DEVICE void copy16_part(u32 shared, const void* global, u32 bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending> DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory"); }
@@ -392,6 +422,20 @@ template <> DEVICE void warp_mma<F16>(float (&d)[4], const u32 (&a)[4], u32 b0, 
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+/// The same into fresh sums: D = A B.
+template <class T> DEVICE void warp_mma_first(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1);
+template <> DEVICE void warp_mma_first<BF16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%10, %10, %10, %10};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.f));
+}
+template <> DEVICE void warp_mma_first<F16>(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%10, %10, %10, %10};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.f));
+}
 
 // ---- Warpgroup matrix products -----------------------------------------------------------------------------------
 
@@ -404,6 +448,10 @@ template <int kPending> DEVICE void wgmma_wait() {
 template <int kCount> DEVICE void wgmma_touch(float (&d)[kCount]) {
 #pragma unroll
     for (int i = 0; i < kCount; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+/// Keeps the compiler from computing a fragment between the products that read it.
+DEVICE void wgmma_touch(u32 (&a)[4]) {
+    asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory");
 }
 
 /// Descriptor of an operand with its rows along K (K-major): rows of `kRowBytes` (128 or 64) swizzled as `swizzled` does,

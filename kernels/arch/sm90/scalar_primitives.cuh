@@ -1,4 +1,5 @@
-//! What `device/` asks of this arch: the width of a wave, exchanges inside one, and conversions of half types.
+//! What `device/` asks of this arch: the width of a wave, exchanges inside one, conversions of half types, and the order
+//! of kernels that overlap.
 
 #define WAVE 32
 
@@ -29,3 +30,10 @@ __device__ __forceinline__ unsigned short f32_to_bf16(float f) {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f));
     return h;
 }
+
+// Everything that earlier kernels of the stream wrote is visible after it. Each kernel of `device/` calls it before it
+// touches memory, because the next one may have been started meanwhile. Nothing where kernels never overlap.
+__device__ __forceinline__ void dependency_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// The next kernel of the stream may be started once all blocks have come here.
+__device__ __forceinline__ void dependency_launch() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }

@@ -40,7 +40,10 @@ pub struct Arch {
     pub target: &'static str,
     /// Threads that run in step.
     pub wave: u32,
-    scalar: Text,
+    /// Kernels may be started before the one ahead of them has ended: they wait for it themselves.
+    pub overlaps_launches: bool,
+    /// Primitives that every unit under `device/` starts with.
+    scalar: Vec<Text>,
     operators: Vec<Operator>,
 }
 
@@ -93,14 +96,22 @@ impl Arch {
 
     /// What the build compiles for the family: one operator after the other.
     pub fn units(&self) -> Result<Vec<Unit>> {
-        let mut units = device::units(self.scalar);
+        let mut units = device::units(&self.scalar);
         if self.has("matmul") {
             units.extend(matmul::units(self.name)?);
+        }
+        if self.has("packed_stream") {
+            units.extend(matmul::nbits::units(self.name)?);
         }
         if self.has("attention") {
             units.extend(attention::units(self.name)?);
         }
         Ok(units)
+    }
+
+    /// A table of the family's folder; `None` where it has none of this name.
+    pub(super) fn table(&self, name: &str) -> Option<&'static str> {
+        file(self.name, name).ok().map(|file| file.text)
     }
 
     fn has(&self, operator: &str) -> bool {
@@ -151,7 +162,8 @@ fn read(name: &'static str) -> Result<Arch> {
         },
         target: leaked(row.text("target")?),
         wave: u32::try_from(row.size("wave")?).unwrap_or(u32::MAX),
-        scalar: file(name, row.text("scalar")?)?,
+        overlaps_launches: row.size_or("overlaps_launches", Some(0))? != 0,
+        scalar: row.text("scalar")?.split_whitespace().map(|text| file(name, text)).collect::<Result<_>>()?,
         operators: operators.map(|row| operator(name, row)).collect::<Result<_>>()?,
     })
 }

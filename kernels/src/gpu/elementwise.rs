@@ -16,6 +16,8 @@ pub const CONSTANTS: usize = 12;
 pub const LENGTH: usize = 40;
 /// Temporaries.
 pub const TEMPS: usize = 4;
+/// Elements from which threads compute eight at a time.
+const WIDE_TOTAL: usize = 1 << 20;
 
 macro_rules! operators {
     ($($name:ident $text:literal),* $(,)?) => {
@@ -132,11 +134,17 @@ pub fn plan(program: &Program) -> Result<Plan> {
             dims.len()
         )));
     }
-    let vector = program.class == Class::F32 && dims[0].is_multiple_of(4);
-    let lanes = if vector { 4 } else { 1 };
+    if let Some(plan) = super::pointwise::plan(program, &dims, &strides, cost(program, total)) {
+        return Ok(plan);
+    }
+    let is_light = is_light(program) && dims[0].is_multiple_of(4);
+    let lanes = lanes(program, is_light, dims[0], total);
     let is_vector = |k: usize| {
-        let (own, operand) = (&strides[k], &program.operands[k]);
-        vector && own[0] == 1 && operand.offset % 4 == 0 && own[1..].iter().all(|stride| stride % 4 == 0)
+        let (own, operand, lanes) = (&strides[k], &program.operands[k], lanes as i64);
+        lanes > 1
+            && own[0] == 1
+            && operand.offset % lanes == 0
+            && own[1..].iter().all(|stride| stride % lanes == 0)
     };
     let mut args = vec![Arg::Pointer { operand: 0, offset_bytes: 0 }];
     for k in 0..OPERANDS {
@@ -151,17 +159,68 @@ pub fn plan(program: &Program) -> Result<Plan> {
     args.push(parameters(program, total, &dims, &strides, is_vector));
     Ok(Plan {
         launches: vec![Launch {
-            symbol: format!("elementwise_{}_v{lanes}", program.class.suffix()),
+            symbol: match is_light {
+                true => format!("elementwise_light_v{lanes}"),
+                false => format!("elementwise_{}_v{lanes}", program.class.suffix()),
+            },
             grid: [blocks(total / lanes), 1, 1],
             block: [scalar::THREADS, 1, 1],
             cluster: [1, 1, 1],
             shared_bytes: 0,
             args,
-            is_dependent_launch: false,
+            is_dependent_launch: true,
             cost: cost(program, total),
         }],
         ..Plan::default()
     })
+}
+
+/// True when the kernels for light programs take it: floats, no temporary, and the operators that they know.
+fn is_light(program: &Program) -> bool {
+    let mut scalars = program.operands.iter().map(|operand| operand.scalar).chain([program.output]);
+    program.class == Class::F32
+        && scalars.all(Scalar::is_float)
+        && program.code.iter().all(|code| {
+            use MapOp::*;
+            let is_known = matches!(
+                code.op,
+                Move | Add
+                    | Subtract
+                    | ReverseSubtract
+                    | Multiply
+                    | Divide
+                    | ReverseDivide
+                    | Max
+                    | Min
+                    | Negate
+                    | Absolute
+                    | Reciprocal
+                    | Sqrt
+                    | Exp
+                    | Log
+                    | Tanh
+                    | Sigmoid
+                    | Silu
+                    | Erf
+                    | Gelu
+                    | GeluTanh
+                    | ToF16
+                    | ToBf16
+                    | ToF32
+            );
+            is_known && !matches!(code.source, Source::Temp(_))
+        })
+}
+
+/// Elements of a thread. Eight where 16 bytes hold them, once that leaves threads enough to hide the reads.
+fn lanes(program: &Program, is_light: bool, inner: usize, total: usize) -> usize {
+    let mut scalars = program.operands.iter().map(|operand| operand.scalar).chain([program.output]);
+    let widest = match program.class {
+        Class::F32 if is_light && total >= WIDE_TOTAL && scalars.any(|scalar| scalar.bytes() < 4) => 8,
+        Class::F32 | Class::I64 => 4,
+        Class::F64 => 1,
+    };
+    [8, 4].into_iter().find(|&lanes| lanes <= widest && inner.is_multiple_of(lanes)).unwrap_or(1)
 }
 
 fn check(program: &Program) -> Result<()> {
@@ -185,6 +244,13 @@ fn check(program: &Program) -> Result<()> {
     }
     Ok(())
 }
+
+/// How an operand is found; the numbers of the device text.
+const PLACE_STRIDED: u8 = 0;
+const PLACE_DENSE: u8 = 1;
+const PLACE_FRONT: u8 = 2;
+const PLACE_ROW: u8 = 3;
+const PLACE_COLUMN: u8 = 4;
 
 fn parameters(
     program: &Program,
@@ -211,7 +277,27 @@ fn parameters(
     for k in 0..OPERANDS {
         structure = structure.u8((k < program.operands.len() && is_vector(k)).into());
     }
-    structure = structure.u8(program.output as u8).u8(program.code.len() as u8);
+    let place = |k: usize| match strides.get(k) {
+        Some(own) if *own == super::layout::contiguous_inner_first(dims) => PLACE_DENSE,
+        Some(own) if own.iter().all(|&stride| stride == 0) => PLACE_FRONT,
+        Some(own) if own[0] == 1 && own[1..].iter().all(|&stride| stride == 0) => PLACE_ROW,
+        Some(own) if matches!(own[..], [0, 1] | [0, 1, 0]) => PLACE_COLUMN,
+        Some(_) => PLACE_STRIDED,
+        None => PLACE_FRONT,
+    };
+    for k in 0..OPERANDS {
+        structure = structure.u8(place(k));
+    }
+    let is_ahead = |k: &usize| {
+        program.operands.get(*k).is_some_and(|operand| operand.scalar.is_float()) && is_vector(*k)
+    };
+    let ahead = (0..2).take_while(is_ahead).count();
+    let has_positions = (0..OPERANDS).any(|k| !matches!(place(k), PLACE_DENSE | PLACE_FRONT));
+    structure = structure
+        .u8(program.output as u8)
+        .u8(program.code.len() as u8)
+        .u8(has_positions.into())
+        .u8(ahead as u8);
     for code in &program.code {
         let (kind, index) = match code.source {
             Source::None => (0, 0),
@@ -271,24 +357,27 @@ fn collapse(dims: &[usize], operands: &[MapOperand]) -> (Vec<usize>, Vec<Vec<i64
     (joined, strides)
 }
 
-/// What the build compiles.
-pub fn unit(arch: Text) -> Unit {
+/// What the build compiles: the interpreter, and the commonest programs.
+pub fn units(arch: Text) -> [Unit; 2] {
+    let math = Text { path: "device/math.cu", text: include_str!("../../device/math.cu") };
     let mut defines: Vec<(String, String)> =
         MapOp::NAMES.iter().map(|(name, op)| (format!("MAP_{name}"), (*op as u8).to_string())).collect();
+    let compiled = super::pointwise::unit(arch, math, defines.clone());
     for (name, value) in
         [("RANK", RANK), ("OPERANDS", OPERANDS), ("CONSTANTS", CONSTANTS), ("LENGTH", LENGTH)]
     {
         defines.push((format!("MAP_{name}"), value.to_string()));
     }
     let own = Text { path: "device/elementwise.cu", text: include_str!("../../device/elementwise.cu") };
-    Unit {
+    let interpreter = Unit {
         name: "elementwise".into(),
-        texts: vec![arch, scalar::TEXT, own],
+        texts: vec![arch, scalar::TEXT, math, own],
         defines,
-        kernels: ["f32_v1", "f32_v4", "f64_v1", "i64_v1"]
+        kernels: ["f32_v1", "f32_v4", "f64_v1", "i64_v1", "i64_v4", "light_v4", "light_v8"]
             .map(|suffix| kernel(format!("elementwise_{suffix}")))
             .into(),
-    }
+    };
+    [interpreter, compiled]
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Moving elements: strided copies, transposes, gathers, fills.
 
 use super::launch::{Arg, Plan};
-use super::scalar::{self, Structure, blocks, division, kernel, launch, pointer};
+use super::scalar::{self, Structure, blocks, division, kernel, launch, overlapping, pointer};
 use super::unit::{Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 
 /// Dimensions of a copy after neighbours have been joined.
 pub const RANK: usize = 8;
+/// Dimensions of a permutation through tiles, beside the two that change places.
+const BATCH_RANK: usize = 6;
 
 /// A copy of a block: for every position, `to[to_offset + position · to_strides] = from[..]`, in elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,16 @@ pub fn contiguous(dims: &[usize]) -> Vec<i64> {
     strides
 }
 
+/// The same, for dimensions innermost first.
+pub(super) fn contiguous_inner_first(dims: &[usize]) -> Vec<i64> {
+    let products = dims.iter().scan(1i64, |product, &dim| {
+        let own = *product;
+        *product *= dim as i64;
+        Some(own)
+    });
+    products.collect()
+}
+
 /// Operands: 0 the target, 1 the source.
 pub fn strided_copy(copy: &StridedCopy) -> Result<Plan> {
     let total: usize = copy.dims.iter().product();
@@ -38,8 +50,8 @@ pub fn strided_copy(copy: &StridedCopy) -> Result<Plan> {
     }
     let bytes = 2.0 * (total * copy.element_bytes) as f64;
     let joined = Joined::new(copy);
-    if let Some([batch, rows, columns]) = joined.as_transpose() {
-        return Ok(transpose(copy.element_bytes, batch, rows, columns, bytes));
+    if let Some(plan) = joined.through_tiles(Cost { flops: 0.0, bytes }) {
+        return Ok(plan);
     }
     let (word, joined) = joined.widest(copy.element_bytes);
     let total: usize = joined.dims.iter().product();
@@ -62,16 +74,12 @@ pub fn strided_copy(copy: &StridedCopy) -> Result<Plan> {
         .i64s::<2>([joined.from_offset, joined.to_offset])
         .finish();
     let args = vec![pointer(0), pointer(1), parameters];
-    Ok(launch(format!("strided_copy_b{word}"), [blocks(total), 1, 1], args, Cost { flops: 0.0, bytes }))
-}
-
-fn transpose(element_bytes: usize, batch: usize, rows: usize, columns: usize, bytes: f64) -> Plan {
-    let grid = [columns.div_ceil(32) as u32, rows.div_ceil(32) as u32, batch.min(65_535) as u32];
-    let sizes = [batch, rows, columns].map(|size| Arg::U32(size as u32));
-    let args = [pointer(0), pointer(1)].into_iter().chain(sizes).collect();
-    let mut plan = launch(format!("transpose_b{element_bytes}"), grid, args, Cost { flops: 0.0, bytes });
-    plan.launches[0].block = [32, 8, 1];
-    plan
+    Ok(overlapping(launch(
+        format!("strided_copy_b{word}"),
+        [blocks(total), 1, 1],
+        args,
+        Cost { flops: 0.0, bytes },
+    )))
 }
 
 /// A copy with 1s dropped and neighbours joined; innermost first.
@@ -111,19 +119,54 @@ impl Joined {
         joined
     }
 
-    /// Batch, rows and columns when this is a dense transpose of matrices worth tiling.
-    fn as_transpose(&self) -> Option<[usize; 3]> {
-        if !(2..=3).contains(&self.dims.len()) || self.from_offset != 0 || self.to_offset != 0 {
+    /// A copy whose source and target have different dimensions innermost, when it is worth going through tiles.
+    fn through_tiles(&self, cost: Cost) -> Option<Plan> {
+        let column_axis = self.from.iter().position(|&stride| stride == 1)?;
+        if self.to.first() != Some(&1) || column_axis == 0 || self.dims.len() > BATCH_RANK + 2 {
             return None;
         }
-        let (rows, columns) = (self.dims[0], self.dims[1]);
-        let batch = self.dims.get(2).copied().unwrap_or(1);
-        let matrix = (rows * columns) as i64;
-        let is_dense = self.from[..2] == [columns as i64, 1]
-            && self.to[..2] == [1, rows as i64]
-            && (batch == 1 || (self.from[2] == matrix && self.to[2] == matrix));
-        let is_worth = rows >= 8 && columns >= 8 && rows.div_ceil(32) <= 65_535 && self.element_bytes <= 8;
-        (is_dense && is_worth).then_some([batch, rows, columns])
+        let (rows, columns) = (self.dims[0], self.dims[column_axis]);
+        let (from_row, to_column) = (self.from[0], self.to[column_axis]);
+        let batch: Vec<usize> = (1..self.dims.len()).filter(|&axis| axis != column_axis).collect();
+        // Words of several elements need every run to begin and to end with one.
+        let divides = |factor: i64| {
+            let strides = |list: &[i64]| batch.iter().all(|&axis| list[axis] % factor == 0);
+            [rows as i64, columns as i64, from_row, to_column, self.from_offset, self.to_offset]
+                .iter()
+                .all(|value| value % factor == 0)
+                && strides(&self.from)
+                && strides(&self.to)
+        };
+        let (symbol, side) = match self.element_bytes {
+            1 if divides(4) && rows.min(columns) >= 64 => ("permute_b1_x4", 128),
+            1 => ("permute_b1", 64),
+            2 if divides(2) => ("permute_b2_x2", 64),
+            2 => ("permute_b2", 64),
+            4 => ("permute_b4", 64),
+            8 => ("permute_b8", 32),
+            _ => return None,
+        };
+        let (row_tiles, column_tiles) = (rows.div_ceil(side), columns.div_ceil(side));
+        let copies: usize = batch.iter().map(|&axis| self.dims[axis]).product();
+        let tiles = row_tiles * column_tiles * copies;
+        let fits = [rows, columns, tiles].iter().all(|&count| count < 1 << 31);
+        if rows.min(columns) < 8 || !fits {
+            return None;
+        }
+        let parameters = Structure::default()
+            .u32(rows as u32)
+            .u32(columns as u32)
+            .u32(row_tiles as u32)
+            .u32(column_tiles as u32)
+            .i64s::<2>([from_row, to_column])
+            .u32(batch.len() as u32)
+            .u32s::<BATCH_RANK>(batch.iter().map(|&axis| self.dims[axis] as u32), 1)
+            .i64s::<BATCH_RANK>(batch.iter().map(|&axis| self.from[axis]))
+            .i64s::<BATCH_RANK>(batch.iter().map(|&axis| self.to[axis]))
+            .i64s::<2>([self.from_offset, self.to_offset])
+            .finish();
+        let args = vec![pointer(0), pointer(1), parameters];
+        Some(overlapping(launch(symbol.into(), [tiles as u32, 1, 1], args, cost)))
     }
 
     /// The same copy in the widest word that divides every run, and that word's size in bytes.
@@ -179,7 +222,8 @@ pub fn gather_rows(
     let sizes = [usize::from(is_wide), outer, axis, count, words].map(|size| Arg::U32(size as u32));
     let args = [pointer(0), pointer(1), pointer(2)].into_iter().chain(sizes).collect();
     let bytes = 2.0 * (total * word) as f64;
-    Ok(launch(format!("gather_rows_b{word}"), [blocks(total), 1, 1], args, Cost { flops: 0.0, bytes }))
+    let cost = Cost { flops: 0.0, bytes };
+    Ok(overlapping(launch(format!("gather_rows_b{word}"), [blocks(total), 1, 1], args, cost)))
 }
 
 /// `to[position] = from[position with axis replaced by indices[position]]`. Operands as [`gather_rows`].
@@ -209,12 +253,9 @@ pub fn gather_elements(
         .finish();
     let args = vec![pointer(0), pointer(1), pointer(2), parameters];
     let bytes = total as f64 * (2 * element_bytes + if is_wide { 8 } else { 4 }) as f64;
-    Ok(launch(
-        format!("gather_elements_b{element_bytes}"),
-        [blocks(total), 1, 1],
-        args,
-        Cost { flops: 0.0, bytes },
-    ))
+    let cost = Cost { flops: 0.0, bytes };
+    let symbol = format!("gather_elements_b{element_bytes}");
+    Ok(overlapping(launch(symbol, [blocks(total), 1, 1], args, cost)))
 }
 
 /// Writes `bits` to `count` elements of operand 0.
@@ -227,7 +268,8 @@ pub fn fill(element_bytes: usize, count: usize, bits: u64) -> Result<Plan> {
     }
     let args = vec![pointer(0), Arg::U32(count as u32), Arg::I64(bits as i64)];
     let bytes = (count * element_bytes) as f64;
-    Ok(launch(format!("fill_b{element_bytes}"), [blocks(count), 1, 1], args, Cost { flops: 0.0, bytes }))
+    let cost = Cost { flops: 0.0, bytes };
+    Ok(overlapping(launch(format!("fill_b{element_bytes}"), [blocks(count), 1, 1], args, cost)))
 }
 
 /// What the build compiles.
@@ -237,13 +279,20 @@ pub fn unit(arch: Text) -> Unit {
         sizes.iter().map(|size| kernel(format!("{name}_b{size}"))).collect()
     };
     let words = [1, 2, 4, 8, 16];
-    let kernels =
-        [("strided_copy", 5), ("gather_rows", 5), ("transpose", 4), ("gather_elements", 4), ("fill", 4)];
+    let kernels = [("strided_copy", 5), ("gather_rows", 5), ("gather_elements", 4), ("fill", 4)];
+    let permutes = ["b1", "b1_x4", "b2", "b2_x2", "b4", "b8"].map(|name| kernel(format!("permute_{name}")));
     Unit {
         name: "layout".into(),
         texts: vec![arch, scalar::TEXT, own],
-        defines: vec![("COPY_RANK".into(), RANK.to_string())],
-        kernels: kernels.iter().flat_map(|(name, sizes)| sized(name, &words[..*sizes])).collect(),
+        defines: vec![
+            ("COPY_RANK".into(), RANK.to_string()),
+            ("PERMUTE_BATCH".into(), BATCH_RANK.to_string()),
+        ],
+        kernels: kernels
+            .iter()
+            .flat_map(|(name, sizes)| sized(name, &words[..*sizes]))
+            .chain(permutes)
+            .collect(),
     }
 }
 
@@ -268,7 +317,9 @@ mod tests {
         assert_eq!(symbol(&copy(&[3, 8], &[16, 1], &[8, 1])), "strided_copy_b16");
         assert_eq!(symbol(&copy(&[3, 6], &[16, 1], &[6, 1])), "strided_copy_b8");
         assert_eq!(symbol(&copy(&[3, 7], &[16, 1], &[7, 1])), "strided_copy_b4");
-        assert_eq!(symbol(&copy(&[40, 50], &[1, 40], &[50, 1])), "transpose_b4");
+        assert_eq!(symbol(&copy(&[40, 50], &[1, 40], &[50, 1])), "permute_b4");
+        let heads = copy(&[2, 9, 50, 70], &[31500, 50, 1, 450], &[31500, 3500, 70, 1]);
+        assert_eq!(symbol(&heads), "permute_b4");
         // One wide word a row: the only dimension left is the rows.
         let rows = strided_copy(&copy(&[2, 2], &[2, 1], &[4, 1])).unwrap();
         let Arg::Bytes { bytes, .. } = &rows.launches[0].args[2] else { panic!("parameters come last") };

@@ -1,7 +1,7 @@
 //! Pooling over windows, and resizing of images by nearest neighbours or linearly.
 
 use super::launch::{Arg, Plan};
-use super::scalar::{self, Scalar, Structure, blocks, kernel, launch, pointer};
+use super::scalar::{self, Scalar, Structure, blocks, kernel, launch, overlapping, pointer};
 use super::unit::{Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
@@ -83,7 +83,8 @@ pub fn pool(problem: &Pool) -> Result<Plan> {
         bytes: ((inputs + outputs) * problem.scalar.bytes()) as f64,
     };
     let args = vec![pointer(0), positions, pointer(2), parameters];
-    Ok(launch(format!("pool_{}", problem.scalar.suffix()), [blocks(outputs), 1, 1], args, cost))
+    let symbol = format!("pool_{}", problem.scalar.suffix());
+    Ok(overlapping(launch(symbol, [blocks(outputs), 1, 1], args, cost)))
 }
 
 /// Which neighbour a position between two takes.
@@ -130,12 +131,8 @@ pub fn resize(scalar: Scalar, dims: &[ResizeDim], nearest: Option<Nearest>) -> R
         .finish();
     let inputs: usize = dims.iter().map(|dim| dim.input).product();
     let cost = Cost { flops: 8.0 * outputs as f64, bytes: ((inputs + outputs) * scalar.bytes()) as f64 };
-    Ok(launch(
-        format!("resize_{}", scalar.suffix()),
-        [blocks(outputs), 1, 1],
-        vec![pointer(0), pointer(1), parameters],
-        cost,
-    ))
+    let args = vec![pointer(0), pointer(1), parameters];
+    Ok(overlapping(launch(format!("resize_{}", scalar.suffix()), [blocks(outputs), 1, 1], args, cost)))
 }
 
 /// What the build compiles.

@@ -2,7 +2,7 @@
 //! and what serves shapes and types that those do not take.
 
 use super::launch::{Arg, Plan};
-use super::scalar::{self, Scalar, Structure, blocks, division, kernel, launch, pointer};
+use super::scalar::{self, Scalar, Structure, blocks, kernel, launch, overlapping, pointer};
 use super::unit::{Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
@@ -134,7 +134,7 @@ pub fn matmul(problem: &Product, compute_units: u32) -> Result<Plan> {
         flops: 2.0 * (m * n) as f64 * (k * copies) as f64,
         bytes: (elements * problem.scalar.bytes()) as f64,
     };
-    Ok(launch(symbol, grid, vec![pointer(0), pointer(1), pointer(2), bias, parameters], cost))
+    Ok(overlapping(launch(symbol, grid, vec![pointer(0), pointer(1), pointer(2), bias, parameters], cost)))
 }
 
 fn strategy(problem: &Product, copies: usize, compute_units: u32) -> Result<(String, [u32; 3])> {
@@ -199,18 +199,50 @@ pub fn conv(problem: &Conv, compute_units: u32) -> Result<Plan> {
     if outputs >= 1 << 31 || depth >= 1 << 31 || problem.groups > 65_535 {
         return Err(KernelError::shape(format!("a convolution with {outputs} outputs: at most 2^31 - 1")));
     }
-    let is_narrow = problem.out_channels < 8 || problem.in_channels == 1;
-    let (symbol, grid) = if problem.is_transposed {
-        (format!("conv_transpose_{suffix}"), [blocks(outputs), 1, 1])
-    } else if is_narrow {
-        (format!("conv_direct_{suffix}"), [blocks(outputs), 1, 1])
-    } else {
-        let columns = problem.batch * positions;
-        let side = tile(problem.out_channels, columns, problem.groups, compute_units);
-        let (x, y) = (columns.div_ceil(side) as u32, problem.out_channels.div_ceil(side) as u32);
-        (format!("conv_tile{side}_{suffix}"), [x, y, problem.groups as u32])
+    let columns = problem.batch * positions;
+    let (strategy, parts) = Strategy::new(problem, depth, columns, taps, compute_units);
+    let part_k = depth.div_ceil(parts).next_multiple_of(CONV_DEPTH);
+    let parts = depth.div_ceil(part_k).max(1);
+    let parameters = conv_parameters(problem, part_k, parts);
+    let optional = |operand, given| if given { pointer(operand) } else { Arg::I64(0) };
+    let behind = [optional(3, problem.has_bias), optional(4, problem.has_residual), parameters];
+    let inputs = problem.batch * problem.groups * problem.in_channels * volume(&problem.input);
+    let macs = if problem.is_transposed { inputs * problem.out_channels * taps } else { outputs * depth };
+    let elements = inputs + channels * depth + outputs * (1 + usize::from(problem.has_residual));
+    let cost = Cost { flops: 2.0 * macs as f64, bytes: (elements * problem.scalar.bytes()) as f64 };
+    let Strategy::Product([rows, side]) = strategy else {
+        let (name, items) = match strategy {
+            Strategy::Transposed => ("conv_transpose".to_owned(), outputs),
+            Strategy::Depthwise(width, stride) => {
+                let strips = problem.output[2].div_ceil(4) * problem.output[1];
+                (format!("conv_depthwise_{width}s{stride}"), problem.batch * problem.groups * strips)
+            }
+            _ => ("conv_direct".to_owned(), outputs),
+        };
+        let args = [pointer(0), pointer(1), pointer(2)].into_iter().chain(behind).collect();
+        return Ok(overlapping(launch(format!("{name}_{suffix}"), [blocks(items), 1, 1], args, cost)));
     };
-    let (magic, shift) = division(taps as u32);
+    let grid = [
+        columns.div_ceil(side) as u32,
+        problem.out_channels.div_ceil(rows) as u32,
+        (problem.groups * parts) as u32,
+    ];
+    let sums = if parts > 1 { Arg::Workspace { offset_bytes: 0 } } else { Arg::I64(0) };
+    let args = [pointer(0), sums.clone(), pointer(1), pointer(2)].into_iter().chain(behind.clone()).collect();
+    let mut plan = launch(format!("conv_product_{rows}x{side}_{suffix}"), grid, args, cost);
+    if parts > 1 {
+        plan.workspace_bytes = (parts * outputs * 4) as u64;
+        let args = [pointer(0), sums].into_iter().chain(behind).collect();
+        let joined = Cost { flops: 0.0, bytes: plan.workspace_bytes as f64 };
+        let join = launch(format!("conv_join_{suffix}"), [blocks(outputs), 1, 1], args, joined);
+        plan.launches.extend(join.launches);
+    }
+    Ok(overlapping(plan))
+}
+
+fn conv_parameters(problem: &Conv, part_k: usize, parts: usize) -> Arg {
+    let volume = |extents: &[usize; 3]| extents.iter().product::<usize>();
+    let (taps, positions) = (volume(&problem.kernel), volume(&problem.output));
     let structure = Structure::default()
         .u32(problem.batch as u32)
         .u32(problem.groups as u32)
@@ -223,23 +255,112 @@ pub fn conv(problem: &Conv, compute_units: u32) -> Result<Plan> {
         .i32s::<3>(problem.pads.map(|pad| pad as i32))
         .u32(taps as u32)
         .u32(positions as u32)
-        .u32(magic)
-        .u32(shift);
-    let parameters = problem.activation.put(structure).finish();
-    let optional = |operand, given| if given { pointer(operand) } else { Arg::I64(0) };
-    let args = vec![
-        pointer(0),
-        pointer(1),
-        pointer(2),
-        optional(3, problem.has_bias),
-        optional(4, problem.has_residual),
-        parameters,
-    ];
-    let inputs = problem.batch * problem.groups * problem.in_channels * volume(&problem.input);
-    let macs = if problem.is_transposed { inputs * problem.out_channels * taps } else { outputs * depth };
-    let elements = inputs + channels * depth + outputs * (1 + usize::from(problem.has_residual));
-    let cost = Cost { flops: 2.0 * macs as f64, bytes: (elements * problem.scalar.bytes()) as f64 };
-    Ok(launch(symbol, grid, args, cost))
+        .u32(part_k as u32)
+        .u32(parts as u32);
+    problem.activation.put(structure).finish()
+}
+
+/// Patches as rows of a matrix, `[batch * positions][in_channels * taps]`, of 16-bit elements; one group. Operands: 0 the
+/// matrix, 1 X.
+pub fn conv_patches(problem: &Conv) -> Result<Plan> {
+    let volume = |extents: &[usize; 3]| extents.iter().product::<usize>();
+    let depth = problem.in_channels * volume(&problem.kernel);
+    let columns = problem.batch * volume(&problem.output);
+    let (x, y) = (columns.div_ceil(64), depth.div_ceil(64));
+    if problem.scalar.bytes() != 2 || problem.groups != 1 || !depth.is_multiple_of(2) || y > 65_535 {
+        return Err(KernelError::shape(format!(
+            "patches of {depth} {} elements in {} groups: an even number of 16 bits in one group",
+            problem.scalar.suffix(),
+            problem.groups
+        )));
+    }
+    if x == 0 || y == 0 {
+        return Ok(Plan::default());
+    }
+    let inputs = problem.batch * problem.in_channels * volume(&problem.input);
+    let cost = Cost { flops: 0.0, bytes: 2.0 * (inputs + columns * depth) as f64 };
+    let args = vec![pointer(0), pointer(1), conv_parameters(problem, depth, 1)];
+    Ok(overlapping(launch("conv_patches".into(), [x as u32, y as u32, 1], args, cost)))
+}
+
+/// Taps of a window at most, and the depth of a tile, of the convolutions by product.
+const CONV_TAPS: usize = 128;
+const CONV_DEPTH: usize = 16;
+/// Tiles of channels by positions.
+const CONV_TILES: [[usize; 2]; 3] = [[128, 64], [64, 64], [32, 64]];
+
+/// Widths and strides of windows with a depthwise kernel.
+const DEPTHWISE: [(usize, usize); 5] = [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)];
+
+/// Which kernel computes a convolution.
+enum Strategy {
+    Transposed,
+    /// Width of the window, stride.
+    Depthwise(usize, usize),
+    Direct,
+    /// Channels and positions of a tile.
+    Product([usize; 2]),
+}
+
+impl Strategy {
+    /// The kernel, and the parts into which the depth is cut.
+    fn new(
+        problem: &Conv,
+        depth: usize,
+        columns: usize,
+        taps: usize,
+        compute_units: u32,
+    ) -> (Strategy, usize) {
+        let (width, stride) = (problem.kernel[2], problem.strides[2]);
+        if problem.is_transposed {
+            return (Strategy::Transposed, 1);
+        }
+        let is_depthwise = problem.in_channels == 1 && problem.out_channels == 1;
+        let has_kernel = DEPTHWISE.contains(&(width, stride));
+        if is_depthwise && has_kernel && problem.kernel[0] == 1 && problem.dilations[2] == 1 {
+            return (Strategy::Depthwise(width, stride), 1);
+        }
+        if problem.out_channels < 8 || (problem.in_channels == 1 && problem.groups > 1) || taps > CONV_TAPS {
+            return (Strategy::Direct, 1);
+        }
+        let steps = depth.div_ceil(CONV_DEPTH);
+        let most = (steps / 4).clamp(1, (65_535 / problem.groups).min(64));
+        let mut best = (f64::INFINITY, (Strategy::Direct, 1));
+        for tile in CONV_TILES {
+            for parts in (1..=most).filter(|parts| parts.is_power_of_two() || parts % 3 == 0) {
+                let cycles = product_cycles(problem, tile, columns, steps, parts, compute_units);
+                if cycles < best.0 {
+                    best = (cycles, (Strategy::Product(tile), parts));
+                }
+            }
+        }
+        best.1
+    }
+}
+
+/// Estimated clock cycles of a convolution by product: the steps of the busiest unit, and the second kernel where the
+/// depth is cut. A unit with few blocks waits for each step's reads.
+fn product_cycles(
+    problem: &Conv,
+    [rows, side]: [usize; 2],
+    columns: usize,
+    steps: usize,
+    parts: usize,
+    compute_units: u32,
+) -> f64 {
+    let units = compute_units as usize;
+    let tiles = problem.out_channels.div_ceil(rows) * columns.div_ceil(side) * problem.groups * parts;
+    let each = tiles.div_ceil(units) as f64;
+    let chain = steps.div_ceil(parts) as f64;
+    let step = (rows * side) as f64 * 0.25 + 300.0;
+    let joined = match parts {
+        1 => 0.0,
+        _ => {
+            5500.0
+                + (parts * problem.groups * problem.out_channels * columns * 8) as f64 / (units as f64 * 12.0)
+        }
+    };
+    (each * step).max(step + 600.0) * chain + 2000.0 + joined
 }
 
 /// What the build compiles.
@@ -252,6 +373,7 @@ pub fn units(arch: Text) -> [Unit; 2] {
         .enumerate()
         .map(|(number, name)| (format!("ACTIVATION_{name}"), number.to_string()))
         .collect();
+    defines.push(("CONV_TAPS".into(), CONV_TAPS.to_string()));
     defines.push(("MATMUL_BATCH_RANK".into(), BATCH_RANK.to_string()));
     let floats = ["f32", "f16", "bf16"];
     let each = |names: &[&str], suffixes: &[&str]| -> Vec<_> {
@@ -262,12 +384,20 @@ pub fn units(arch: Text) -> [Unit; 2] {
     };
     let mut products = each(&["matmul_tile32", "matmul_tile64", "matmul_tile128", "matmul_wave"], &floats);
     products.extend(each(&["matmul_exact"], &["f64", "i32", "u32", "i64", "u64"]));
-    let convs = ["conv_tile32", "conv_tile64", "conv_tile128", "conv_direct", "conv_transpose"];
+    let tiles: Vec<String> =
+        CONV_TILES.iter().map(|[rows, side]| format!("conv_product_{rows}x{side}")).collect();
+    let mut convs: Vec<&str> = tiles.iter().map(String::as_str).collect();
+    let windows: Vec<String> =
+        DEPTHWISE.iter().map(|(width, stride)| format!("conv_depthwise_{width}s{stride}")).collect();
+    convs.extend(windows.iter().map(String::as_str));
+    convs.extend(["conv_join", "conv_direct", "conv_transpose"]);
     let unit = |name: &str, own: Text, kernels| Unit {
         name: name.into(),
         texts: vec![arch, scalar::TEXT, tile, own],
         defines: defines.clone(),
         kernels,
     };
-    [unit("plain_matmul", matmul, products), unit("plain_conv", conv, each(&convs, &floats))]
+    let mut convolutions = each(&convs, &floats);
+    convolutions.push(kernel("conv_patches"));
+    [unit("plain_matmul", matmul, products), unit("plain_conv", conv, convolutions)]
 }

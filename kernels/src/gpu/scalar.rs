@@ -1,7 +1,7 @@
 //! Element types of the device kernels, the text that every unit of them starts with, and structures passed by value.
 
 use super::launch::{Arg, Launch, Plan};
-use super::unit::{Kernel, Text};
+use super::unit::{Kernel, Planned, Text};
 use crate::estimate::Cost;
 
 /// An element type, with ONNX's number for it.
@@ -94,6 +94,7 @@ pub(super) fn kernel(symbol: impl Into<String>) -> Kernel {
         shared_bytes: 0,
         required: Vec::new(),
         forbidden: Vec::new(),
+        planned: Planned::default(),
     }
 }
 
@@ -125,6 +126,12 @@ pub(super) fn launch(symbol: String, grid: [u32; 3], args: Vec<Arg>, cost: Cost)
         }],
         ..Plan::default()
     }
+}
+
+/// The same plan of kernels that begin with `begin_kernel`: each may be started while the one ahead of it still runs.
+pub(super) fn overlapping(mut plan: Plan) -> Plan {
+    plan.launches.iter_mut().for_each(|launch| launch.is_dependent_launch = true);
+    plan
 }
 
 /// A C structure under construction, members aligned as C aligns them.

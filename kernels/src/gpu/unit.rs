@@ -33,6 +33,22 @@ pub struct Kernel {
     pub required: Vec<&'static str>,
     /// Mnemonics, or starts of mnemonics, that must not occur.
     pub forbidden: Vec<&'static str>,
+    pub planned: Planned,
+}
+
+/// What a planner counts on beyond that, where the compiler's output tells (AMD).
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    /// Shared memory that the text itself declares, exactly.
+    pub static_shared_bytes: Option<u32>,
+    /// Waves of a SIMD that registers and shared memory must leave room for.
+    pub waves_per_simd: Option<u32>,
+    /// What must and must not occur in the main loop, the innermost one with matrix instructions: starts of mnemonics, or
+    /// with a blank or bracket a piece of an instruction, such as `vmcnt(0)`.
+    pub loop_required: Vec<&'static str>,
+    pub loop_forbidden: Vec<&'static str>,
+    /// The main loop loads ahead, so it never waits for all of its loads.
+    pub prefetches: bool,
 }
 
 /// The units of a family as one JSON object, for the compiling script: arch, target, and every unit with its texts.
@@ -49,11 +65,20 @@ pub fn listing(arch: &str, target: &str, units: &[Unit]) -> String {
                 ("shared_bytes", kernel.shared_bytes.to_string()),
                 ("required", list(kernel.required.iter().map(|name| quote(name)))),
                 ("forbidden", list(kernel.forbidden.iter().map(|name| quote(name)))),
+                ("static_shared_bytes", number(kernel.planned.static_shared_bytes)),
+                ("waves_per_simd", number(kernel.planned.waves_per_simd)),
+                ("loop_required", list(kernel.planned.loop_required.iter().map(|name| quote(name)))),
+                ("loop_forbidden", list(kernel.planned.loop_forbidden.iter().map(|name| quote(name)))),
+                ("prefetches", kernel.planned.prefetches.to_string()),
             ])
         }));
         object(&[("name", quote(&unit.name)), ("texts", texts), ("defines", defines), ("kernels", kernels)])
     }));
     object(&[("arch", quote(arch)), ("target", quote(target)), ("units", units)])
+}
+
+fn number(value: Option<u32>) -> String {
+    value.map_or_else(|| "null".to_owned(), |value| value.to_string())
 }
 
 fn object(fields: &[(&str, String)]) -> String {

@@ -4,6 +4,8 @@
 //! query rows over a long cache and is bound by memory. Both take every mask, layout and length described by
 //! [`Problem`]. Their parameters come from the family's `attention.toml`; there is one planner for each kind of main loop.
 
+pub mod mfma;
+pub mod plain;
 mod shape;
 pub mod wgmma;
 
@@ -33,6 +35,8 @@ pub mod operand {
     pub const PAGE_TABLE: usize = 6;
     /// f32 `[heads]`: the score of a key without value that every row sees besides the others.
     pub const SINKS: usize = 7;
+    /// What [`super::plain`] adds to the scores, or booleans: where a row may look.
+    pub const MASK: usize = 8;
 }
 
 /// The launches of a problem on a chip of the family `arch`.
@@ -48,6 +52,7 @@ pub fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
     }
     match mainloop {
         Mainloop::Wgmma => wgmma::plan(arch, problem, chip),
+        Mainloop::Mfma => mfma::plan(arch, problem, chip),
         other => unknown(arch, other),
     }
 }
@@ -56,6 +61,7 @@ pub fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
 pub fn units(arch: &str) -> Result<Vec<Unit>> {
     match mainloop(arch)? {
         Mainloop::Wgmma => wgmma::units(arch),
+        Mainloop::Mfma => mfma::units(arch),
         other => unknown(arch, other),
     }
 }

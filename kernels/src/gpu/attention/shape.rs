@@ -1,7 +1,6 @@
 //! What an attention problem is, and its form that the device text reads.
 
 use super::super::launch::Element;
-use super::element_name;
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 
@@ -33,6 +32,8 @@ impl Strides {
 pub enum Causal {
     /// Keys up to i + (number of keys - number of rows): the last row sees all.
     BottomRight,
+    /// The same for sequences with at least as many keys as rows; others are padded behind, and row i sees keys up to i.
+    Appended,
     /// Keys up to i + this many.
     Past(i32),
 }
@@ -69,7 +70,7 @@ pub struct Lengths {
 /// `softmax(mask(cap(scale Q K^T))) V` for every sequence and head. Query head h uses key/value head h / (heads / kv_heads).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    /// Of all four tensors: bf16 or f16.
+    /// Of all four tensors: bf16 or f16; f32 where the family's table has it.
     pub element: Element,
     pub batch: u32,
     pub heads: u32,
@@ -102,7 +103,10 @@ pub struct Problem {
 impl Problem {
     /// Refuses what no kernel does, with the reason.
     pub fn check(&self) -> Result<()> {
-        element_name(self.element)?;
+        if !matches!(self.element, Element::BF16 | Element::F16 | Element::F32) {
+            let element = self.element;
+            return Err(KernelError::parameter(format!("attention of {element:?}: bf16, f16 and f32 only")));
+        }
         if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) || self.heads == 0 {
             return Err(KernelError::shape(format!(
                 "{} query heads over {} key/value heads: must be a multiple",
@@ -130,7 +134,7 @@ impl Problem {
         self.check_extents()
     }
 
-    fn check_extents(&self) -> Result<()> {
+    pub(super) fn check_extents(&self) -> Result<()> {
         for (what, extent) in [("query rows", self.q_rows()), ("keys", self.kv_len), ("batch", self.batch)] {
             if extent >= 1 << 30 {
                 return Err(KernelError::shape(format!("{extent} {what}: at most 2^30 - 1")));
@@ -175,7 +179,7 @@ impl Problem {
             [self.batch, self.heads, self.kv_heads, self.q_len, self.kv_len].map(f64::from);
         let offset = match self.causal {
             None => None,
-            Some(Causal::BottomRight) => Some(kv_len - q_len),
+            Some(Causal::BottomRight | Causal::Appended) => Some(kv_len - q_len),
             Some(Causal::Past(past)) => Some(f64::from(past)),
         };
         // A row sees offset + 1 to offset + q_len keys, on average the middle of the two.
@@ -197,6 +201,7 @@ impl Problem {
         let (is_causal, is_bottom_right, offset) = match self.causal {
             None => (0, 1, 0),
             Some(Causal::BottomRight) => (1, 1, 0),
+            Some(Causal::Appended) => (1, 2, 0),
             Some(Causal::Past(past)) => (1, 0, past),
         };
         let (page_rows, columns) = match self.keys {

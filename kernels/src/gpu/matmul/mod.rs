@@ -4,6 +4,9 @@
 //! one planner for each kind of main loop; `arch.toml` says which serves a family. What a main loop cannot address is
 //! refused with the reason; the caller packs the operand or uses another kernel.
 
+pub mod mfma;
+pub mod mma_sync;
+pub mod nbits;
 mod problem;
 pub mod wgmma;
 
@@ -15,7 +18,7 @@ use crate::error::{KernelError, Result};
 
 pub use problem::{
     A, Activation, B, BIAS, Bias, D, Element, Epilogue, Kind, Layout, M_SCALE, Matrix, N_SCALE, Problem,
-    RESIDUAL, Result as Output,
+    RESIDUAL, Result as Output, UP,
 };
 
 /// The launches of a problem with the parameters that the family's table gives it.
@@ -23,6 +26,33 @@ pub fn plan_for(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
     problem.check()?;
     match mainloop(arch)? {
         Mainloop::Wgmma => wgmma::plan(arch, problem, &wgmma::select(arch, problem, chip)?, chip),
+        Mainloop::MmaSync => mma_sync::plan_for(arch, problem, chip),
+        Mainloop::Mfma if problem.epilogue.is_gated => {
+            Err(KernelError::parameter(format!("arch '{arch}' has no gated products")))
+        }
+        Mainloop::Mfma => mfma::plan(arch, problem, &mfma::select(arch, problem, chip)?, chip),
+    }
+}
+
+/// The launches of a problem with the kernel called `symbol`, which the family's table holds for its kind.
+pub fn plan_symbol(arch: &str, problem: &Problem, symbol: &str, chip: &Chip) -> Result<Plan> {
+    problem.check()?;
+    let unnamed = || {
+        KernelError::parameter(format!("arch '{arch}' has no kernel '{symbol}' for {}", problem.kind.name()))
+    };
+    match mainloop(arch)? {
+        Mainloop::Wgmma => {
+            let table = wgmma::table(arch)?;
+            let mut usable =
+                table.candidates.iter().filter(|candidate| candidate.kinds.contains(&problem.kind));
+            let found = usable.find(|candidate| candidate.params.symbol(arch, problem.kind) == symbol);
+            wgmma::plan(arch, problem, &found.ok_or_else(unnamed)?.params, chip)
+        }
+        Mainloop::Mfma => {
+            let choices = mfma::table(arch)?.choices(problem, chip);
+            let found = choices.iter().find(|(params, _)| params.symbol(arch, problem.kind) == symbol);
+            mfma::plan(arch, problem, &found.ok_or_else(unnamed)?.0, chip)
+        }
         other => unknown(arch, other),
     }
 }
@@ -31,7 +61,8 @@ pub fn plan_for(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
 pub fn units(arch: &str) -> Result<Vec<Unit>> {
     match mainloop(arch)? {
         Mainloop::Wgmma => wgmma::units(arch),
-        other => unknown(arch, other),
+        Mainloop::MmaSync => mma_sync::units(arch),
+        Mainloop::Mfma => mfma::units(arch),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::gpu::launch;
 /// Numbers of the operands of a plan. Every address is a multiple of 16 bytes.
 ///
 /// `A`: m x k, or k x m where it is transposed. `B`: k x n, or n x k where it is transposed (as a linear layer keeps its
-/// weights). `D`: m x n. `BIAS`: n elements. `RESIDUAL`: m x n elements of D's type. `M_SCALE`, `N_SCALE`: m and n f32.
+/// weights). `D`: m x n. `UP`: as B, read where the epilogue is gated. `BIAS`: n elements. `RESIDUAL`: m x n elements of D's type. `M_SCALE`, `N_SCALE`: m and n f32.
 pub const A: usize = 0;
 pub const B: usize = 1;
 pub const D: usize = 2;
@@ -14,6 +14,7 @@ pub const BIAS: usize = 3;
 pub const RESIDUAL: usize = 4;
 pub const M_SCALE: usize = 5;
 pub const N_SCALE: usize = 6;
+pub const UP: usize = 7;
 
 /// Type of the elements of A and B. Sums are f32, those of integers i32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +23,7 @@ pub enum Element {
     F16,
     /// f32 in memory, of which the matrix units read the upper 19 bits.
     TF32,
+    F32,
     E4M3,
     S8,
 }
@@ -100,6 +102,8 @@ pub enum Bias {
 /// What follows a product, in this order: alpha, scales, bias, activation, beta times the residual.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Epilogue {
+    /// `D = activation(alpha A B) (alpha A UP)`, as in SwiGLU, GEGLU and ReGLU; nothing else may follow.
+    pub is_gated: bool,
     pub alpha: f32,
     pub has_m_scale: bool,
     pub has_n_scale: bool,
@@ -112,6 +116,7 @@ pub struct Epilogue {
 impl Default for Epilogue {
     fn default() -> Self {
         Self {
+            is_gated: false,
             alpha: 1.0,
             has_m_scale: false,
             has_n_scale: false,
@@ -141,7 +146,7 @@ impl Element {
     pub fn bytes(self) -> usize {
         match self {
             Element::BF16 | Element::F16 => 2,
-            Element::TF32 => 4,
+            Element::TF32 | Element::F32 => 4,
             Element::E4M3 | Element::S8 => 1,
         }
     }
@@ -152,6 +157,7 @@ impl Element {
             Element::BF16 => "bf16",
             Element::F16 => "f16",
             Element::TF32 => "tf32",
+            Element::F32 => "f32",
             Element::E4M3 => "e4m3",
             Element::S8 => "s8",
         }
@@ -161,7 +167,7 @@ impl Element {
         match self {
             Element::BF16 => launch::Element::BF16,
             Element::F16 => launch::Element::F16,
-            Element::TF32 => launch::Element::F32,
+            Element::TF32 | Element::F32 => launch::Element::F32,
             Element::E4M3 | Element::S8 => launch::Element::U8,
         }
     }
@@ -221,7 +227,7 @@ impl Kind {
     pub fn parse(name: &str) -> Checked<Self> {
         let unknown = || KernelError::table(format!("'{name}' names no kind of product"));
         let [a, b, output, layout] = name.split('_').collect::<Vec<_>>()[..] else { return Err(unknown()) };
-        let inputs = [Element::BF16, Element::F16, Element::TF32, Element::E4M3, Element::S8];
+        let inputs = [Element::BF16, Element::F16, Element::TF32, Element::F32, Element::E4M3, Element::S8];
         let outputs = [Result::BF16, Result::F16, Result::F32, Result::I32];
         let layouts =
             [false, true].map(|a| [false, true].map(|b| Layout { is_a_transposed: a, is_b_transposed: b }));
@@ -233,7 +239,7 @@ impl Kind {
 }
 
 impl Problem {
-    /// Refuses what no kernel of the family can address, naming what is wrong.
+    /// Refuses what is no product, naming what is wrong.
     pub fn check(&self) -> Checked<()> {
         let Self { m, n, k, batches, .. } = *self;
         if m == 0 || n == 0 || k == 0 || batches == 0 {
@@ -247,17 +253,15 @@ impl Problem {
                 "an extent of {m} x {n} x {k}, {batches} times, exceeds {limit}"
             )));
         }
-        if self.kind.input.bytes() != 2 && self.kind.layout != Layout::NT {
-            return Err(KernelError::parameter(format!(
-                "{} operands must be m x k and n x k, found layout {}",
-                self.kind.input.name(),
-                self.kind.layout.name()
-            )));
-        }
         if self.kind.output == Result::I32
             && (self.kind.input != Element::S8 || self.epilogue != Epilogue::default())
         {
             return Err(KernelError::parameter("i32 results are plain sums of s8 products"));
+        }
+        let Epilogue { activation, alpha, .. } = self.epilogue;
+        let alone = Epilogue { is_gated: true, activation, alpha, ..Epilogue::default() };
+        if self.epilogue.is_gated && (self.epilogue != alone || activation == Activation::None) {
+            return Err(KernelError::parameter("a gate has an activation, and nothing follows it"));
         }
         let layout = self.kind.layout;
         let (a_rows, a_columns) = if layout.is_a_transposed { (k, m) } else { (m, k) };
@@ -265,15 +269,29 @@ impl Problem {
         check_matrix("A", &self.a, a_rows, a_columns)?;
         check_matrix("B", &self.b, b_rows, b_columns)?;
         check_matrix("D", &self.d, m, n)?;
-        check_aligned("A", &self.a, a_rows, self.kind.input.bytes())?;
-        check_aligned("B", &self.b, b_rows, self.kind.input.bytes())?;
+        self.epilogue.residual.map_or(Ok(()), |residual| check_matrix("the residual", &residual, m, n))
+    }
+
+    /// Refuses what copies of 16 bytes cannot address, naming what is wrong.
+    pub(super) fn check_copies(&self) -> Checked<()> {
+        let Self { m, n, k, .. } = *self;
+        if self.kind.input.bytes() != 2 && self.kind.layout != Layout::NT {
+            return Err(KernelError::parameter(format!(
+                "{} operands must be m x k and n x k, found layout {}",
+                self.kind.input.name(),
+                self.kind.layout.name()
+            )));
+        }
+        let layout = self.kind.layout;
+        check_aligned("A", &self.a, if layout.is_a_transposed { k } else { m }, self.kind.input.bytes())?;
+        check_aligned("B", &self.b, if layout.is_b_transposed { n } else { k }, self.kind.input.bytes())?;
         let has_rows_along_k = !layout.is_a_transposed || layout.is_b_transposed;
         if has_rows_along_k && !(k * self.kind.input.bytes()).is_multiple_of(16) {
             return Err(KernelError::shape(format!(
                 "K of {k} elements is no multiple of 16 bytes: the copy engine would read on into the next row"
             )));
         }
-        self.epilogue.residual.map_or(Ok(()), |residual| check_matrix("the residual", &residual, m, n))
+        Ok(())
     }
 
     /// Batches that share one matrix of an operand, at most all of them.

@@ -5,7 +5,7 @@ use crate::error::{KernelError, Result};
 use crate::gpu::attention::Queries;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
-use crate::gpu::unit::{Kernel, Text, Unit};
+use crate::gpu::unit::{Kernel, Planned, Text, Unit};
 
 /// Keys of a block.
 const BN: u32 = 64;
@@ -94,6 +94,7 @@ impl DecodeParams {
                 shared_bytes: self.shared_bytes(),
                 required: vec!["HMMA", "LDSM", "UTMALDG", "MUFU.EX2"],
                 forbidden: vec!["LDL", "STL"],
+                planned: Planned::default(),
             }],
         })
     }

@@ -5,7 +5,7 @@ use crate::error::{KernelError, Result};
 use crate::gpu::attention::Queries;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
-use crate::gpu::unit::{Kernel, Text, Unit};
+use crate::gpu::unit::{Kernel, Planned, Text, Unit};
 
 /// Which scores a compiled kernel can hide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +133,7 @@ impl ForwardParams {
                 shared_bytes: self.shared_bytes(),
                 required: vec!["HGMMA", "UTMALDG", "USETMAXREG", "MUFU.EX2"],
                 forbidden: vec!["LDL", "STL", "HMMA"],
+                planned: Planned::default(),
             }],
         })
     }

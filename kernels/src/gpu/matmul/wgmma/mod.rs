@@ -12,7 +12,7 @@ use crate::gpu::unit::Unit;
 use crate::gpu::matmul::Problem;
 
 pub use params::Params;
-pub use plan::plan;
+pub use plan::{plan, plan_packed};
 pub use select::{Candidate, Row, Table};
 
 /// The table of a family.
@@ -24,16 +24,19 @@ pub fn table(arch: &str) -> Result<&'static Table> {
 /// Parameters for a problem: those of the first row that holds its shape, else the candidate with the least estimated time.
 pub fn select(arch: &str, problem: &Problem, chip: &Chip) -> Result<Params> {
     problem.check()?;
+    problem.check_copies()?;
     table(arch)?.select(problem, chip)
 }
 
 /// Every kernel that the table can choose.
 pub fn units(arch: &str) -> Result<Vec<Unit>> {
-    let texts = arch::find(arch)?.operator("matmul")?.texts("texts")?;
+    let operator = arch::find(arch)?.operator("matmul")?;
+    let (texts, packed_texts) = (operator.texts("texts")?, operator.texts("packed_texts")?);
     let mut units = Vec::new();
     for candidate in &table(arch)?.candidates {
         for kind in &candidate.kinds {
-            units.push(candidate.params.unit(arch, *kind, &texts));
+            let texts = if candidate.params.weight_bits > 0 { &packed_texts } else { &texts };
+            units.push(candidate.params.unit(arch, *kind, texts));
         }
     }
     Ok(units)

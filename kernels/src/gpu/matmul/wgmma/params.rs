@@ -2,8 +2,9 @@
 
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
+use crate::gpu::matmul::nbits;
 use crate::gpu::matmul::problem::{Element, Kind, Result as Output};
-use crate::gpu::unit::{Kernel, Text, Unit};
+use crate::gpu::unit::{Kernel, Planned, Text, Unit};
 
 /// Bytes along K of one stage of the ring.
 pub const STAGE_ROW_BYTES: u32 = 128;
@@ -33,6 +34,10 @@ pub struct Params {
     pub group: u32,
     /// The next kernel may be started as soon as this one runs.
     pub is_early: bool,
+    /// A tile holds as much of a gate as of what it lets through, and half as much of D.
+    pub is_gated: bool,
+    /// 4 or 8 where P is packed weights ([`crate::gpu::matmul::nbits`]), else 0.
+    pub weight_bits: u32,
 }
 
 impl Params {
@@ -47,13 +52,37 @@ impl Params {
 
     /// K elements of one stage.
     pub fn bk(&self, kind: Kind) -> u32 {
-        STAGE_ROW_BYTES / kind.input.bytes() as u32
+        self.halves() * STAGE_ROW_BYTES / kind.input.bytes() as u32
+    }
+
+    /// Copies of [`STAGE_ROW_BYTES`] along K of one stage.
+    fn halves(&self) -> u32 {
+        if self.weight_bits > 0 { 2 } else { 1 }
+    }
+
+    /// Rows of R that a tile covers.
+    pub fn rows(&self) -> u32 {
+        if self.is_gated && self.is_swapped { self.bm / 2 } else { self.bm }
+    }
+
+    /// Columns of R that a tile covers.
+    pub fn columns(&self) -> u32 {
+        if self.is_gated && !self.is_swapped { self.bn / 2 } else { self.bn }
+    }
+
+    /// Bytes of a stage's P and Q.
+    pub fn stage_bytes(&self) -> (u32, u32) {
+        let p = match self.weight_bits {
+            0 => self.bm * STAGE_ROW_BYTES,
+            bits => self.bm / 64 * nbits::largest_record_bytes(bits) as u32,
+        };
+        (p, self.bn * STAGE_ROW_BYTES * self.halves())
     }
 
     /// Elements of D along the rows of a buffer on the way out: 128 bytes of them where the tile's width allows.
     pub fn panel_columns(&self, kind: Kind) -> u32 {
         let mut columns = 128 / kind.output.bytes() as u32;
-        while !self.is_swapped && !self.bn.is_multiple_of(columns) {
+        while !self.is_swapped && !self.columns().is_multiple_of(columns) {
             columns /= 2;
         }
         columns
@@ -61,13 +90,14 @@ impl Params {
 
     /// Buffers' worth of data that a warpgroup writes for one tile.
     fn tile_panels(&self, kind: Kind) -> u32 {
-        let width = if self.is_swapped { 64 } else { self.bn };
-        self.bm / (64 * self.warpgroups) * (width / self.panel_columns(kind))
+        let width = if self.is_swapped { 64 } else { self.columns() };
+        self.rows() / (64 * self.warpgroups) * (width / self.panel_columns(kind))
     }
 
     /// Dynamic shared memory of a block: the ring, the buffers on the way out, and the barriers.
     pub fn shared_bytes(&self, kind: Kind) -> u32 {
-        let ring = self.stages * (self.bm + self.bn) * STAGE_ROW_BYTES;
+        let (p, q) = self.stage_bytes();
+        let ring = (self.stages * p).next_multiple_of(1024) + self.stages * q;
         let panel_rows = if self.is_swapped { self.bn } else { 64 };
         let panel = panel_rows * self.panel_columns(kind) * kind.output.bytes() as u32;
         let out = if self.cluster_k > 1 { 0 } else { self.warpgroups * self.panels * panel };
@@ -95,7 +125,8 @@ impl Params {
         if counts.contains(&0) || !(2..=60).contains(&stages) {
             return refuse("a count is 0, or the ring has fewer than 2 or more than 60 stages".into());
         }
-        if warpgroups > 2 || !bm.is_multiple_of(64 * warpgroups) {
+        if (warpgroups > 2 && self.weight_bits == 0) || warpgroups > 4 || !bm.is_multiple_of(64 * warpgroups)
+        {
             return refuse("one or two warpgroups take multiples of 64 rows each".into());
         }
         if bn > 256
@@ -116,7 +147,23 @@ impl Params {
         if cluster_k > 1 && kind.output == Output::I32 {
             return refuse("the parts of a split are summed as f32".into());
         }
+        if self.is_gated
+            && (cluster_k > 1 || !bm.is_multiple_of(if self.is_swapped { 128 * warpgroups } else { 1 }))
+        {
+            return refuse("a gate needs two matrix instructions of each warpgroup and a whole depth".into());
+        }
         let (p, q) = self.transposed_operands(kind);
+        if self.weight_bits > 0 && (!self.is_swapped || self.is_gated || p || q || cluster_n > 1) {
+            return refuse("packed weights go to R's rows and are not shared by loads".into());
+        }
+        if warpgroups > 2 && accumulators > 32 {
+            return refuse("four warpgroups have 112 registers a thread".into());
+        }
+        if self.weight_bits > 0 && (kind.input.bytes() != 2 || bm > 64 * warpgroups) {
+            return refuse(
+                "packed weights are decoded to one 16-bit tile of 64 rows for each warpgroup".into(),
+            );
+        }
         let whole = |is_transposed| if is_transposed { 64 } else { 8 };
         if !(bm / cluster_n).is_multiple_of(whole(p)) || !(bn / cluster_m).is_multiple_of(whole(q)) {
             return refuse("a block's share of a load is no whole number of panels".into());
@@ -128,7 +175,8 @@ impl Params {
             ));
         }
         let (rows, columns, pad) = if self.is_swapped { (bn, bm, 4) } else { (bm, bn, 8) };
-        if cluster_k > 1 && rows * (columns + pad) * 4 > stages * (bm + bn) * STAGE_ROW_BYTES {
+        let (p_bytes, q_bytes) = self.stage_bytes();
+        if cluster_k > 1 && rows * (columns + pad) * 4 > stages * (p_bytes + q_bytes) {
             return refuse("the split's tile does not fit the ring".into());
         }
         let shared_bytes = self.shared_bytes(kind);
@@ -145,8 +193,10 @@ impl Params {
     pub fn symbol(&self, arch: &str, kind: Kind) -> String {
         let Self { bm, bn, stages, cluster_m, cluster_n, cluster_k, warpgroups, panels, .. } = *self;
         let swapped = if self.is_swapped { "_sw" } else { "" };
+        let gated = if self.is_gated { "_gate" } else { "" };
+        let packed = if self.weight_bits > 0 { format!("_w{}", self.weight_bits) } else { String::new() };
         format!(
-            "matmul_{}__{arch}__bm{bm}_bn{bn}_bk{}_st{stages}_cl{cluster_m}x{cluster_n}x{cluster_k}_wg{warpgroups}_pn{panels}{swapped}",
+            "matmul_{}__{arch}__bm{bm}_bn{bn}_bk{}_st{stages}_cl{cluster_m}x{cluster_n}x{cluster_k}_wg{warpgroups}_pn{panels}{swapped}{gated}{packed}",
             kind.name(),
             self.bk(kind)
         )
@@ -169,6 +219,8 @@ impl Params {
             ("P_TRANSPOSED", p_transposed.into()),
             ("Q_TRANSPOSED", q_transposed.into()),
             ("SHARED_BYTES", self.shared_bytes(kind)),
+            ("GATED", self.is_gated.into()),
+            ("WEIGHT_BITS", self.weight_bits),
         ];
         let mut defines = vec![
             ("SYMBOL".to_owned(), symbol.clone()),
@@ -186,6 +238,7 @@ impl Params {
                 shared_bytes: self.shared_bytes(kind),
                 required: self.required(kind),
                 forbidden: vec!["HMMA", "IMMA"],
+                planned: Planned::default(),
             }],
         }
     }
@@ -202,6 +255,9 @@ impl Params {
         } else {
             "UTMALDG.3D"
         });
+        if self.weight_bits > 0 {
+            required.push("UBLKCP");
+        }
         if self.cluster_k == 1 {
             required.push("UTMASTG.3D");
             if kind.output.bytes() == 2 {

@@ -1,13 +1,14 @@
 //! A matrix product as a launch: the grid, the tensor maps and the structure that the kernel reads.
 
-use super::params::Params;
+use super::params::{Params, STAGE_ROW_BYTES};
 use super::select;
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Launch, Plan, Swizzle, TensorMap};
+use crate::gpu::matmul::nbits::Weights;
 use crate::gpu::matmul::problem::{
-    A, Activation, B, BIAS, Bias, D, Kind, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL,
+    A, Activation, B, BIAS, Bias, D, Kind, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL, UP,
 };
 
 /// Bits of the kernel's flags above the activation's number.
@@ -20,7 +21,34 @@ const LAUNCH_EARLY: u32 = 128;
 /// The launch that computes `problem`. Operands are numbered as [`super::A`] documents; those that the problem does not
 /// have may be absent.
 pub fn plan(arch: &str, problem: &Problem, params: &Params, chip: &Chip) -> Result<Plan> {
+    launch(arch, problem, None, params, chip)
+}
+
+/// The same where B is packed weights.
+pub fn plan_packed(
+    arch: &str,
+    problem: &Problem,
+    weights: &Weights,
+    params: &Params,
+    chip: &Chip,
+) -> Result<Plan> {
+    launch(arch, problem, Some(weights), params, chip)
+}
+
+fn launch(
+    arch: &str,
+    problem: &Problem,
+    weights: Option<&Weights>,
+    params: &Params,
+    chip: &Chip,
+) -> Result<Plan> {
     problem.check()?;
+    problem.check_copies()?;
+    if params.weight_bits != weights.map_or(0, |weights| weights.bits)
+        || params.is_gated != problem.epilogue.is_gated
+    {
+        return Err(KernelError::parameter(format!("{params:?} are for another form of weights")));
+    }
     params.check(problem.kind, chip)?;
     let depth_blocks = problem.k.div_ceil(params.bk(problem.kind) as usize);
     if depth_blocks < params.cluster_k as usize {
@@ -40,7 +68,7 @@ pub fn plan(arch: &str, problem: &Problem, params: &Params, chip: &Chip) -> Resu
         block: [params.threads(), 1, 1],
         cluster: [params.cluster(), 1, 1],
         shared_bytes: params.shared_bytes(problem.kind),
-        args: args(problem, params, &shape, depth_blocks as u32),
+        args: args(problem, weights, params, &shape, depth_blocks as u32),
         is_dependent_launch: true,
         cost: cost(problem),
     };
@@ -62,8 +90,8 @@ impl Shape {
         Self {
             rows,
             columns,
-            row_tiles: tiles(rows, params.bm * params.cluster_m),
-            column_tiles: tiles(columns, params.bn * params.cluster_n),
+            row_tiles: tiles(rows, params.rows() * params.cluster_m),
+            column_tiles: tiles(columns, params.columns() * params.cluster_n),
         }
     }
 
@@ -75,18 +103,36 @@ impl Shape {
     }
 }
 
-fn args(problem: &Problem, params: &Params, shape: &Shape, depth_blocks: u32) -> Vec<Arg> {
+fn args(
+    problem: &Problem,
+    weights: Option<&Weights>,
+    params: &Params,
+    shape: &Shape,
+    depth_blocks: u32,
+) -> Vec<Arg> {
     let (p, q) = if params.is_swapped { (B, A) } else { (A, B) };
     let (p_transposed, q_transposed) = params.transposed_operands(problem.kind);
-    let p_map = operand_map(problem, params, p, shape.rows, p_transposed, params.bm / params.cluster_n);
-    let q_map = operand_map(problem, params, q, shape.columns, q_transposed, params.bn / params.cluster_m);
+    // A gated tile takes a piece of one matrix and as much of the other by turns.
+    let gated_rows = if params.is_swapped { params.rows() / params.warpgroups } else { params.columns() };
+    let share = |extent: u32, is_weight: bool| {
+        if params.is_gated && is_weight { extent.min(gated_rows) } else { extent }
+    };
+    let (p_box, q_box) = (
+        share(params.bm / params.cluster_n, params.is_swapped),
+        share(params.bn / params.cluster_m, !params.is_swapped),
+    );
+    let p_map = operand_map(problem, p, shape.rows, p_transposed, p_box);
+    let q_map = operand_map(problem, q, shape.columns, q_transposed, q_box);
     let pointer = |operand| Arg::Pointer { operand, offset_bytes: 0 };
     let optional = |is_there: bool, operand| if is_there { pointer(operand) } else { Arg::I64(0) };
     let epilogue = &problem.epilogue;
     // Without aligned rows the kernel stores elements and never reads the map of D.
-    let d_map = if problem.has_aligned_result() { result_map(problem, params) } else { p_map.clone() };
-    vec![
-        Arg::TensorMap(p_map),
+    let d_map = if problem.has_aligned_result() { result_map(problem, params) } else { q_map.clone() };
+    let up_map = params
+        .is_gated
+        .then(|| TensorMap { operand: UP, ..if params.is_swapped { p_map.clone() } else { q_map.clone() } });
+    let mut args = vec![
+        if weights.is_some() { pointer(B) } else { Arg::TensorMap(p_map) },
         Arg::TensorMap(q_map),
         Arg::TensorMap(d_map),
         pointer(D),
@@ -95,7 +141,21 @@ fn args(problem: &Problem, params: &Params, shape: &Shape, depth_blocks: u32) ->
         optional(epilogue.has_m_scale, M_SCALE),
         optional(epilogue.has_n_scale, N_SCALE),
         Arg::Bytes { bytes: problem_bytes(problem, params, shape, depth_blocks), align: 8 },
-    ]
+    ];
+    args.extend(weights.map(packed_bytes));
+    args.extend(up_map.map(Arg::TensorMap));
+    args
+}
+
+/// The kernel's `Packed`.
+fn packed_bytes(weights: &Weights) -> Arg {
+    let words = [
+        weights.slabs() as u32,
+        weights.record_bytes() as u32,
+        weights.groups() as u32,
+        weights.has_zeros.into(),
+    ];
+    Arg::Bytes { bytes: words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect(), align: 4 }
 }
 
 fn matrix(problem: &Problem, operand: usize) -> &Matrix {
@@ -105,7 +165,6 @@ fn matrix(problem: &Problem, operand: usize) -> &Matrix {
 /// The map of P or Q. `extent`: rows or columns of R. A box is what one copy moves.
 fn operand_map(
     problem: &Problem,
-    params: &Params,
     operand: usize,
     extent: usize,
     is_transposed: bool,
@@ -114,7 +173,7 @@ fn operand_map(
     let kind: Kind = problem.kind;
     let matrix = matrix(problem, operand);
     let (columns, rows) = if is_transposed { (extent, problem.k) } else { (problem.k, extent) };
-    let bk = params.bk(kind);
+    let bk = STAGE_ROW_BYTES / kind.input.bytes() as u32;
     TensorMap {
         operand,
         offset_bytes: 0,
@@ -200,5 +259,6 @@ fn flags(problem: &Problem, params: &Params, p: &Matrix, q: &Matrix) -> u32 {
 
 fn cost(problem: &Problem) -> Cost {
     let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
-    Cost { flops: 2.0 * batches * m * n * k, bytes: select::bytes(problem) }
+    let products = if problem.epilogue.is_gated { 2.0 } else { 1.0 };
+    Cost { flops: 2.0 * products * batches * m * n * k, bytes: select::bytes(problem) }
 }

@@ -32,6 +32,14 @@ pub struct Row {
     pub peer_microseconds: f64,
 }
 
+/// A measured choice for packed weights.
+#[derive(Clone, Debug)]
+struct PackedRow {
+    most_rows: usize,
+    least_columns: usize,
+    candidate: String,
+}
+
 /// Constants of the time estimate.
 #[derive(Clone, Copy, Debug)]
 struct Model {
@@ -58,6 +66,7 @@ struct Model {
 pub struct Table {
     pub candidates: Vec<Candidate>,
     pub rows: Vec<Row>,
+    packed_rows: Vec<PackedRow>,
     model: Model,
 }
 
@@ -68,9 +77,19 @@ impl Table {
         let named = |name: &'static str| blocks.iter().filter(move |block| block.name == name);
         let model =
             named("model").next().ok_or_else(|| KernelError::table("matmul.toml has no [[model]]"))?;
-        let candidates: Vec<Candidate> = named("candidate").map(candidate).collect::<Result<_>>()?;
+        let candidates: Vec<Vec<Candidate>> = named("candidate").map(candidate).collect::<Result<_>>()?;
+        let candidates = candidates.concat();
         let rows = named("row").map(|block| row(block, &candidates)).collect::<Result<_>>()?;
-        Ok(Self { rows, model: read_model(model)?, candidates })
+        let packed_rows = named("packed_row").map(packed_row).collect::<Result<Vec<_>>>()?;
+        for row in &packed_rows {
+            if !candidates.iter().any(|c| c.params.weight_bits > 0 && c.name == row.candidate) {
+                return Err(KernelError::table(format!(
+                    "no candidate '{}' for packed weights",
+                    row.candidate
+                )));
+            }
+        }
+        Ok(Self { rows, packed_rows, model: read_model(model)?, candidates })
     }
 
     /// The parameters for a problem.
@@ -83,15 +102,47 @@ impl Table {
                 && inside(row.n, problem.n)
                 && inside(row.k, problem.k)
         };
+        if problem.epilogue.is_gated {
+            return self.fastest(problem, chip, 0);
+        }
         if let Some(row) = self.rows.iter().find(holds) {
             return Ok(self.candidates[row.candidate].params);
         }
+        self.fastest(problem, chip, 0)
+    }
+
+    /// The parameters for a problem with packed weights.
+    pub fn select_packed(&self, problem: &Problem, chip: &Chip, weight_bits: u32) -> Result<Params> {
+        let holds = |row: &&PackedRow| problem.m <= row.most_rows && problem.n >= row.least_columns;
+        let chosen = self.packed_rows.iter().filter(holds).find_map(|row| {
+            self.candidates.iter().find(|candidate| {
+                let Params { weight_bits: own, cluster_k, .. } = candidate.params;
+                let blocks = problem.k.div_ceil(candidate.params.bk(problem.kind) as usize);
+                candidate.name == row.candidate
+                    && own == weight_bits
+                    && candidate.kinds.contains(&problem.kind)
+                    && blocks >= cluster_k as usize
+            })
+        });
+        match chosen {
+            Some(candidate) => Ok(candidate.params),
+            None => self.fastest(problem, chip, weight_bits),
+        }
+    }
+
+    /// The candidate with the least estimated time; `weight_bits`: B is packed, or 0.
+    pub fn fastest(&self, problem: &Problem, chip: &Chip, weight_bits: u32) -> Result<Params> {
         let usable = self.candidates.iter().filter(|candidate| {
+            let Params { is_gated, weight_bits: own_bits, .. } = candidate.params;
             let blocks = problem.k.div_ceil(candidate.params.bk(problem.kind) as usize);
             // Swapped tiles hold all rows of A, else the weights are read more than once.
             candidate.kinds.contains(&problem.kind)
+                && is_gated == problem.epilogue.is_gated
+                && own_bits == weight_bits
                 && blocks >= candidate.params.cluster_k as usize
-                && (!candidate.params.is_swapped || problem.m <= candidate.params.bn as usize)
+                && (!candidate.params.is_swapped
+                    || weight_bits > 0
+                    || problem.m <= candidate.params.bn as usize)
         });
         let timed =
             usable.map(|candidate| (self.seconds(problem, &candidate.params, chip), candidate.params));
@@ -109,8 +160,8 @@ impl Table {
         let model = &self.model;
         let kind = problem.kind;
         let (rows, columns) = if params.is_swapped { (problem.n, problem.m) } else { (problem.m, problem.n) };
-        let tiles = tile_count(rows, params.bm * params.cluster_m)
-            * tile_count(columns, params.bn * params.cluster_n)
+        let tiles = tile_count(rows, params.rows() * params.cluster_m)
+            * tile_count(columns, params.columns() * params.cluster_n)
             * problem.batches as f64;
         let slots = f64::from(clusters(params.cluster(), chip));
         let blocks = tiles.min(slots) * f64::from(params.cluster());
@@ -118,15 +169,21 @@ impl Table {
 
         let stages = (problem.k as f64 / f64::from(params.bk(kind))).ceil() / f64::from(params.cluster_k);
         let elements = f64::from(params.bm * params.bn);
-        let multiply_cycles = elements / 32.0 + model.stage_cycles;
-        let load_bytes = (params.bm / params.cluster_n + params.bn / params.cluster_m) * STAGE_ROW_BYTES;
+        let depth = f64::from(params.bk(kind) * kind.input.bytes() as u32 / STAGE_ROW_BYTES);
+        let multiply_cycles = depth * elements / 32.0 + model.stage_cycles;
+        let (p_bytes, q_bytes) = params.stage_bytes();
+        let load_bytes = p_bytes / params.cluster_n + q_bytes / params.cluster_m;
         let load_cycles = f64::from(load_bytes) / model.load_bytes_per_cycle;
         let end_cycles = model.store_cycles * elements / 128.0 + model.tile_cycles;
         let unit_seconds = waves * (stages * multiply_cycles.max(load_cycles) + end_cycles) / model.clock_hz;
 
         let memory_rate =
             chip.bytes_per_second * model.memory_share * (blocks / model.streaming_blocks).min(1.0);
-        let memory_seconds = bytes(problem) / memory_rate;
+        let packed = match params.weight_bits {
+            0 => 0.0,
+            bits => (problem.n * problem.k) as f64 * (kind.input.bytes() as f64 - f64::from(bits) / 8.0),
+        };
+        let memory_seconds = (bytes(problem) - packed) / memory_rate;
         let slowest = unit_seconds.max(memory_seconds);
         let other = unit_seconds.min(memory_seconds);
         // A smooth maximum: equal limits hinder each other a little.
@@ -139,7 +196,8 @@ impl Table {
 pub(super) fn bytes(problem: &Problem) -> f64 {
     let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
     let matrices = |matrix| batches / problem.share(matrix) as f64;
-    let inputs = m * k * matrices(&problem.a) + k * n * matrices(&problem.b);
+    let weights = if problem.epilogue.is_gated { 2.0 } else { 1.0 };
+    let inputs = m * k * matrices(&problem.a) + weights * k * n * matrices(&problem.b);
     inputs * problem.kind.input.bytes() as f64 + batches * m * n * problem.kind.output.bytes() as f64
 }
 
@@ -153,7 +211,8 @@ fn tile_count(extent: usize, tile: u32) -> f64 {
     extent.div_ceil(tile as usize) as f64
 }
 
-fn candidate(block: &table::Row) -> Result<Candidate> {
+/// What a block describes: one candidate, or, of packed weights, one for each number of bits.
+fn candidate(block: &table::Row) -> Result<Vec<Candidate>> {
     let count =
         |key: &str, default| block.size_or(key, default).map(|v| u32::try_from(v).unwrap_or(u32::MAX));
     let params = Params {
@@ -168,9 +227,34 @@ fn candidate(block: &table::Row) -> Result<Candidate> {
         is_swapped: count("swapped", Some(0))? != 0,
         group: count("group", Some(8))?,
         is_early: count("early", Some(0))? != 0,
+        is_gated: count("gated", Some(0))? != 0,
+        weight_bits: 0,
     };
-    let kinds = block.text("kinds")?.split_whitespace().map(Kind::parse).collect::<Result<_>>()?;
-    Ok(Candidate { name: block.text("name")?.to_owned(), params, kinds })
+    let kinds: Vec<Kind> = block.text("kinds")?.split_whitespace().map(Kind::parse).collect::<Result<_>>()?;
+    let bits: Vec<u32> = match block.get("packed_bits") {
+        None => vec![0],
+        Some(_) => {
+            let numbers = block.text("packed_bits")?.split_whitespace().map(str::parse);
+            numbers
+                .collect::<std::result::Result<_, _>>()
+                .map_err(|_| KernelError::table("packed_bits must be numbers of bits, as in \"4 8\""))?
+        }
+    };
+    let name = block.text("name")?;
+    let one = |&weight_bits: &u32| Candidate {
+        name: name.to_owned(),
+        params: Params { weight_bits, ..params },
+        kinds: kinds.clone(),
+    };
+    Ok(bits.iter().map(one).collect())
+}
+
+fn packed_row(block: &table::Row) -> Result<PackedRow> {
+    Ok(PackedRow {
+        most_rows: block.size_or("m_max", Some(usize::MAX))?,
+        least_columns: block.size_or("n_min", Some(0))?,
+        candidate: block.text("candidate")?.to_owned(),
+    })
 }
 
 fn row(block: &table::Row, candidates: &[Candidate]) -> Result<Row> {

@@ -1,0 +1,192 @@
+//! The attention planner for CDNA: rows are legal, problems find a kernel or a reason, and launches fit what the device
+//! text reads.
+
+use std::collections::HashSet;
+
+use tenon_kernels::gpu::attention::{
+    Causal, Keys, Lengths, Problem, Queries, Strides, mfma, operand, plan, units,
+};
+use tenon_kernels::gpu::launch::{Arg, Element, Plan};
+use tenon_kernels::gpu::{Chip, arch};
+
+const FAMILIES: [&str; 2] = ["gfx942", "gfx950"];
+
+fn chips(family: &str) -> Vec<Chip> {
+    arch::find(family).and_then(|arch| arch.chips()).expect("the family's chips")
+}
+
+fn problem() -> Problem {
+    Problem {
+        element: Element::BF16,
+        batch: 2,
+        heads: 8,
+        kv_heads: 2,
+        q_len: 300,
+        kv_len: 500,
+        head_qk: 128,
+        head_v: 128,
+        scale: 0.125,
+        causal: Some(Causal::BottomRight),
+        window_left: None,
+        soft_cap: None,
+        has_sinks: false,
+        queries: Queries::Batched,
+        keys: Keys::Contiguous,
+        lengths: None,
+        q: Strides::rows_first(300, 8, 128),
+        k: Strides::rows_first(500, 2, 128),
+        v: Strides::rows_first(500, 2, 128),
+        out: Strides::rows_first(300, 8, 128),
+    }
+}
+
+fn planned(family: &str, problem: &Problem) -> Plan {
+    plan(family, problem, &chips(family)[0]).expect("a kernel for the problem")
+}
+
+fn message(problem: &Problem) -> String {
+    plan("gfx950", problem, &chips("gfx950")[0]).expect_err("no kernel for the problem").to_string()
+}
+
+#[test]
+fn every_row_is_legal_on_every_chip() {
+    for family in FAMILIES {
+        for chip in chips(family) {
+            for (row, element) in mfma::rows(family).unwrap() {
+                match row {
+                    mfma::Row::Forward(params) => params.check(element, &chip).unwrap(),
+                    mfma::Row::Decode(params) => params.check(element, &chip).unwrap(),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn parameters_that_do_not_fit_are_refused_with_the_reason() {
+    let (small, large) = (&chips("gfx942")[0], &chips("gfx950")[0]);
+    let forward = mfma::ForwardParams { head_qk: 128, head_v: 128, bn: 128, waves: 8 };
+    let message = |chip: &Chip| forward.check(Element::BF16, chip).unwrap_err().to_string();
+    assert!(message(small).contains("registers") || message(small).contains("shared memory"));
+    let wide = mfma::ForwardParams { head_qk: 256, head_v: 256, bn: 64, waves: 8 };
+    assert!(wide.check(Element::BF16, large).unwrap_err().to_string().contains("registers"));
+    let odd = mfma::ForwardParams { head_qk: 80, ..forward };
+    assert!(odd.check(Element::BF16, large).unwrap_err().to_string().contains("multiples of 32"));
+    let decode = mfma::DecodeParams { head_qk: 256, head_v: 256, rows: 32, waves: 4, stages: 1 };
+    assert!(decode.check(Element::BF16, small).unwrap_err().to_string().contains("shared memory"));
+}
+
+#[test]
+fn every_planned_symbol_is_compiled() {
+    for family in FAMILIES {
+        let units = units(family).unwrap();
+        let compiled: HashSet<&str> = units.iter().map(|unit| unit.kernels[0].symbol.as_str()).collect();
+        assert_eq!(compiled.len(), units.len());
+        for element in [Element::BF16, Element::F16, Element::F32] {
+            // f32 has fewer rows of the table: narrower heads, and tiles of 16 packed rows.
+            let (widest, few) = if element == Element::F32 { (128, 4) } else { (256, 8) };
+            for head in (8..=widest).step_by(8) {
+                for (q_len, window_left) in [(1, None), (8, Some(3)), (9, None), (300, Some(9))] {
+                    let p = Problem { element, head_qk: head, head_v: head, q_len, window_left, ..problem() };
+                    let plan = planned(family, &p);
+                    let symbol = &plan.launches[0].symbol;
+                    assert!(compiled.contains(symbol.as_str()), "{symbol}");
+                    assert_eq!(symbol.contains("decode"), q_len <= few, "{symbol}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn structures_have_the_layout_of_the_device_text() {
+    let texts = [
+        ("struct AttentionShape {", include_str!("../arch/sm90/attention_shape.cuh")),
+        ("struct CacheShape {", include_str!("../arch/cdna/attention_cache.h")),
+    ];
+    let sizes = texts.map(|(name, text)| {
+        let body = text.split(name).nth(1).unwrap().split("};").next().unwrap();
+        let mut bytes = 0usize;
+        for line in body.lines() {
+            let line = line.split("//").next().unwrap().trim();
+            let Some((kind, names)) = line.split_once(' ') else { continue };
+            let size: usize = if kind == "i64" { 8 } else { 4 };
+            bytes = bytes.next_multiple_of(size) + size * names.split(',').count();
+        }
+        bytes
+    });
+    for q_len in [1, 300] {
+        let plan = planned("gfx950", &Problem { q_len, ..problem() });
+        let found = plan.launches[0].args.iter().filter_map(|arg| match arg {
+            Arg::Bytes { bytes, .. } => Some(bytes.len()),
+            _ => None,
+        });
+        assert_eq!(found.collect::<Vec<_>>(), sizes);
+    }
+}
+
+#[test]
+fn launches_stay_inside_the_workspace_and_name_what_is_there() {
+    let all = Problem {
+        queries: Queries::Ragged { rows: 310 },
+        keys: Keys::Paged { pages: 9, page_rows: 64, columns: 8 },
+        lengths: Some(Lengths { is_i64: true, bias: 1, adds_queries: true }),
+        has_sinks: true,
+        ..problem()
+    };
+    let four = [operand::OUT, operand::Q, operand::K, operand::V];
+    for family in FAMILIES {
+        for q_len in [2, 300] {
+            for (p, count) in [(&problem(), 4), (&all, 8)] {
+                let plan = planned(family, &Problem { q_len, kv_len: 500, ..p.clone() });
+                let launch = &plan.launches[0];
+                let pointers: HashSet<usize> = launch
+                    .args
+                    .iter()
+                    .filter_map(|arg| match arg {
+                        Arg::Pointer { operand, .. } => Some(*operand),
+                        _ => None,
+                    })
+                    .collect();
+                assert!(four.iter().all(|operand| pointers.contains(operand)) && pointers.len() == count);
+                assert!(plan.zeroed_bytes <= plan.workspace_bytes && launch.grid[0] > 0);
+                for arg in &launch.args {
+                    if let Arg::Workspace { offset_bytes } = arg {
+                        assert!(*offset_bytes < plan.workspace_bytes && offset_bytes % 256 == 0);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_cache_is_dealt_to_all_compute_units_and_a_short_one_is_not_cut() {
+    let long = Problem { batch: 1, q_len: 1, kv_len: 100_000, ..problem() };
+    let short = Problem { kv_len: 200, ..long.clone() };
+    for family in FAMILIES {
+        let chip = &chips(family)[0];
+        let groups = planned(family, &long).launches[0].grid[0];
+        assert!(groups > chip.compute_units && groups <= 4 * chip.compute_units, "{groups}");
+        let plan = planned(family, &short);
+        assert_eq!((plan.launches[0].grid[0], plan.workspace_bytes), (2, 0));
+    }
+}
+
+#[test]
+fn what_no_kernel_does_is_refused_with_the_reason() {
+    assert!(message(&Problem { element: Element::U8, ..problem() }).contains("f32 only"));
+    let f32_wide = Problem { element: Element::F32, head_qk: 256, head_v: 256, ..problem() };
+    assert!(message(&f32_wide).contains("no attention kernel"));
+    assert!(message(&Problem { kv_heads: 3, ..problem() }).contains("multiple"));
+    assert!(message(&Problem { head_v: 264, ..problem() }).contains("up to 256"));
+    let far = Strides { row: 1 << 27, ..problem().k };
+    assert!(message(&Problem { k: far, ..problem() }).contains("128 MiB"));
+}
+
+#[test]
+fn an_empty_problem_launches_nothing() {
+    for p in [Problem { batch: 0, ..problem() }, Problem { q_len: 0, ..problem() }] {
+        assert_eq!(planned("gfx950", &p), Plan::default());
+    }
+}
