@@ -23,7 +23,7 @@ const PARAMETERS: usize = 64;
 const FREE_SHARED_BYTES: u32 = 48 << 10;
 
 /// The driver of the process.
-pub(crate) struct Cuda;
+pub struct Cuda;
 
 thread_local! {
     /// The context that this thread works in.

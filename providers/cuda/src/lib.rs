@@ -4,6 +4,4 @@ mod device;
 mod driver;
 mod provider;
 
-pub use provider::{CudaProvider, Nvidia};
-
-tenon_plugin_api::export_provider!(CudaProvider);
+pub use provider::{CudaProvider, Nvidia, table};

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tenon_kernels::estimate::{Cost, Peak};
+use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::provider::ClaimSink;
 use tenon_plugin_api::{Error, GraphView, NodeView, Result, ValueView, ffi};
 
+use crate::constant::Derived;
 use crate::operator::{Decline, Expansion, Lowering, Operator, scalar_of};
 use crate::ops;
 use crate::schedule::{Builder, Declared, DeclaredDim, Home, Target, Task, ValueId};
@@ -21,6 +23,8 @@ const EFFICIENCY: f64 = 0.6;
 /// A node with its operator.
 pub(crate) struct Compiled {
     pub operator: Box<dyn Operator>,
+    /// The operator's own constants.
+    pub derived: Vec<ValueId>,
     pub inputs: Vec<Option<ValueId>>,
     pub outputs: Vec<Option<ValueId>>,
     pub name: String,
@@ -101,8 +105,10 @@ fn estimate(
         builder: &mut builder,
         inputs: &slots[..count],
         outputs: &slots[count..],
+        derived: &[],
         node: node.index(),
     };
+    operator.supports(target)?;
     match operator.expand(&mut expansion) {
         Ok(()) => price(&builder),
         // With guessed sizes a refusal means nothing.
@@ -180,13 +186,17 @@ pub(crate) struct Compilation {
     pub device_constants: Vec<u32>,
 }
 
-/// Lowers every node of a claimed subgraph.
-pub(crate) fn compile(graph: GraphView<'_>) -> Result<Compilation> {
+/// Lowers every node of a claimed subgraph for `arch`; also gives the constants that operators make, by value.
+pub(crate) fn compile<'a>(
+    graph: GraphView<'a>,
+    arch: &'static str,
+) -> Result<(Compilation, Vec<(u32, Derived<'a>)>)> {
     let mut declared: Vec<Declared> =
         (0..graph.value_count()).map(|index| describe(graph.value(index as u32), Home::Arena)).collect();
     let slot = |&value: &u32| (value != ffi::NO_VALUE).then_some(value as ValueId);
     let mut needed: Vec<bool> = vec![false; declared.len()];
     let mut nodes = Vec::with_capacity(graph.node_count());
+    let mut made = Vec::new();
     for node in graph.nodes() {
         let (operator, lowering) = lower(node).map_err(|Decline(reason)| {
             Error::unsupported(format!("node '{}' ({}): {reason}", node.name(), node.op_type()))
@@ -196,8 +206,12 @@ pub(crate) fn compile(graph: GraphView<'_>) -> Result<Compilation> {
                 needed[input as usize] = true;
             }
         }
+        // Numbered behind the graph's own values.
+        let first = declared.len() + made.len();
+        made.extend(operator.derived(node, arch));
         nodes.push(Compiled {
             operator,
+            derived: (first..declared.len() + made.len()).collect(),
             inputs: node.inputs().iter().map(slot).collect(),
             outputs: node.outputs().iter().map(slot).collect(),
             name: node.name().into(),
@@ -216,6 +230,14 @@ pub(crate) fn compile(graph: GraphView<'_>) -> Result<Compilation> {
             device_constants.push(index as u32);
         }
     }
+    let mut derived = Vec::with_capacity(made.len());
+    for constant in made {
+        let (value, dims) = (declared.len(), vec![constant.bytes]);
+        let known = vec![DeclaredDim::Known(constant.bytes)];
+        declared.push(Declared { scalar: Some(Scalar::U8), dims: Some(known), home: Home::Absent });
+        constants.push((value, dims));
+        derived.push((value as u32, constant));
+    }
     let ids = |values: &[u32]| values.iter().map(|&value| value as ValueId).collect::<Vec<_>>();
     let (inputs, outputs) = (ids(graph.inputs()), ids(graph.outputs()));
     for (number, &value) in outputs.iter().enumerate() {
@@ -226,5 +248,5 @@ pub(crate) fn compile(graph: GraphView<'_>) -> Result<Compilation> {
     for (number, &value) in inputs.iter().enumerate() {
         declared[value].home = Home::Input(number as u32);
     }
-    Ok(Compilation { nodes, declared, inputs, outputs, constants, device_constants })
+    Ok((Compilation { nodes, declared, inputs, outputs, constants, device_constants }, derived))
 }

@@ -12,6 +12,13 @@ use crate::driver::{Mark, Queue, Side};
 /// Bytes that are staged at a time.
 const PIECE: usize = 8 << 20;
 
+/// A constant that an operator makes from others when the graph is compiled.
+pub(crate) struct Derived<'a> {
+    pub bytes: usize,
+    /// Writes all bytes.
+    pub fill: Box<dyn FnOnce(&mut [u8]) -> Result<()> + 'a>,
+}
+
 /// The device copies of a graph's constants.
 pub(crate) struct Constants {
     opened: Arc<Opened>,
@@ -20,8 +27,13 @@ pub(crate) struct Constants {
 }
 
 impl Constants {
-    /// Uploads `values` (indices of constants of `graph`) and waits until that is done.
-    pub fn upload(opened: &Arc<Opened>, graph: GraphView<'_>, values: &[u32]) -> Result<Constants> {
+    /// Uploads `values` (indices of constants of `graph`) and `derived` ones, and waits until that is done.
+    pub fn upload(
+        opened: &Arc<Opened>,
+        graph: GraphView<'_>,
+        values: &[u32],
+        derived: Vec<(u32, Derived<'_>)>,
+    ) -> Result<Constants> {
         let mut constants = Constants { opened: opened.clone(), block: None, addresses: HashMap::new() };
         let mut sources: Vec<(u64, &[u8])> = Vec::new();
         let mut total = 0u64;
@@ -33,6 +45,12 @@ impl Constants {
             sources.push((total, bytes));
             total += bytes.len().max(1).next_multiple_of(256) as u64;
         }
+        let mut made = Vec::with_capacity(derived.len());
+        for (value, derived) in derived {
+            constants.addresses.insert(value, total);
+            made.push((total, derived));
+            total += made.last().map_or(0, |(_, derived)| derived.bytes).max(1).next_multiple_of(256) as u64;
+        }
         if total == 0 {
             return Ok(constants);
         }
@@ -41,9 +59,15 @@ impl Constants {
         constants.addresses.values_mut().for_each(|address| *address += block);
         let mut staging = Staging::new(opened)?;
         for (offset, bytes) in sources {
-            for (number, piece) in bytes.chunks(PIECE).enumerate() {
-                staging.send(block + offset + (number * PIECE) as u64, piece)?;
-            }
+            staging.send_all(block + offset, bytes)?;
+        }
+        // One at a time, so that the host holds one of them only.
+        let mut buffer = Vec::new();
+        for (offset, derived) in made {
+            buffer.clear();
+            buffer.resize(derived.bytes, 0);
+            (derived.fill)(&mut buffer)?;
+            staging.send_all(block + offset, &buffer)?;
         }
         staging.finish()?;
         Ok(constants)
@@ -77,6 +101,11 @@ impl<'a> Staging<'a> {
         let (driver, context) = (&opened.driver, opened.context);
         let buffer = || Ok((driver.allocate_pinned(context, PIECE)?, driver.mark(context, false)?));
         Ok(Staging { opened, queue: driver.queue(context)?, buffers: [buffer()?, buffer()?], turn: 0 })
+    }
+
+    fn send_all(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        let mut pieces = bytes.chunks(PIECE).enumerate();
+        pieces.try_for_each(|(number, piece)| self.send(address + (number * PIECE) as u64, piece))
     }
 
     fn send(&mut self, address: u64, bytes: &[u8]) -> Result<()> {

@@ -25,16 +25,39 @@ pub const FEATURES: Features =
     Features { ordered_allocation: true, capture: true, released: true, timeline: true, ..Features::NONE };
 
 /// The options that opening a device takes.
-const OPTIONS: [&str; 1] = ["graphs"];
+const OPTIONS: [&str; 5] = ["graphs", "matmul", "arch", "tf32", "compile"];
 
-/// Checks the options of an open call and tells whether captured graphs are to be used.
-pub fn check_options(options: &Options<'_>) -> Result<bool> {
+/// What the options of an open call ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// `graphs=0`: launches one by one.
+    pub uses_graphs: bool,
+    /// `matmul=SYMBOL`: this kernel for every product that it can compute, plain ones for the others.
+    pub matmul: Option<String>,
+    /// `arch=NAME`: the kernels of this family in place of those made for the device.
+    pub arch: Option<String>,
+    /// `tf32=1`: products of f32 may read 19 bits of each element, on matrix units.
+    pub allows_tf32: bool,
+    /// `compile=0`: kernels that the build lacks are not compiled at run time.
+    pub compiles: bool,
+}
+
+/// Reads the options of an open call.
+pub fn check_options(options: &Options<'_>) -> Result<DeviceOptions> {
     options.check_keys(&OPTIONS)?;
-    match options.get("graphs") {
-        None | Some("1") => Ok(true),
+    let flag = |name: &str, default| match options.get(name) {
+        None => Ok(default),
+        Some("1") => Ok(true),
         Some("0") => Ok(false),
-        Some(other) => Err(Error::invalid(format!("option graphs={other}: expected 0 or 1"))),
-    }
+        Some(other) => Err(Error::invalid(format!("option {name}={other}: expected 0 or 1"))),
+    };
+    Ok(DeviceOptions {
+        uses_graphs: flag("graphs", true)?,
+        matmul: options.get("matmul").map(str::to_owned),
+        arch: options.get("arch").map(str::to_owned),
+        allows_tf32: flag("tf32", false)?,
+        compiles: flag("compile", true)?,
+    })
 }
 
 /// What a provider hands in to open a device.
@@ -44,7 +67,7 @@ pub struct Setup {
     pub facts: Facts,
     /// The kernels of the device's arch.
     pub images: Images,
-    pub uses_graphs: bool,
+    pub options: DeviceOptions,
 }
 
 /// Everything that lives as long as a device is open. Fields are dropped in order, the context last.
@@ -55,6 +78,9 @@ pub(crate) struct Opened {
     pub arch: &'static str,
     pub chip: Chip,
     pub uses_graphs: bool,
+    /// The kernel that products are to use.
+    pub matmul: Option<String>,
+    pub allows_tf32: bool,
     pub context: Context,
     pub driver: Arc<dyn Driver>,
     _open: Open,
@@ -63,7 +89,13 @@ pub(crate) struct Opened {
 impl Opened {
     /// What work is planned for; `has` tells which kernels there are.
     pub fn target<'a>(&'a self, has: &'a dyn Fn(&str) -> bool) -> Target<'a> {
-        Target { arch: self.arch, chip: &self.chip, has }
+        Target {
+            arch: self.arch,
+            chip: &self.chip,
+            matmul: self.matmul.as_deref(),
+            allows_tf32: self.allows_tf32,
+            has,
+        }
     }
 }
 
@@ -96,7 +128,9 @@ impl GpuDevice {
             pool: Pool::new(driver.clone(), context),
             arch,
             chip,
-            uses_graphs: setup.uses_graphs,
+            uses_graphs: setup.options.uses_graphs,
+            matmul: setup.options.matmul,
+            allows_tf32: setup.options.allows_tf32,
             context,
             driver: driver.clone(),
             _open: Open { driver, context },
@@ -134,7 +168,11 @@ impl GpuDevice {
     ) -> Result<()> {
         let (arch, chip) = target_chip(target)?;
         let has = |symbol: &str| images.find(symbol).is_some();
-        compile::claim(Target { arch, chip: &chip, has: &has }, graph, sink);
+        compile::claim(
+            Target { arch, chip: &chip, matmul: None, allows_tf32: false, has: &has },
+            graph,
+            sink,
+        );
         Ok(())
     }
 }
@@ -170,8 +208,9 @@ impl Device for GpuDevice {
     }
 
     fn compile(&self, request: &CompileRequest<'_>) -> Result<GpuExecutable> {
-        let compilation = compile::compile(request.graph)?;
-        let constants = Constants::upload(&self.opened, request.graph, &compilation.device_constants)?;
+        let (compilation, derived) = compile::compile(request.graph, self.opened.arch)?;
+        let values = &compilation.device_constants;
+        let constants = Constants::upload(&self.opened, request.graph, values, derived)?;
         Ok(GpuExecutable::new(self.opened.clone(), compilation, constants))
     }
 

@@ -53,8 +53,8 @@ fn resolve_views(builder: &mut Builder<'_>) {
     builder.works = works;
 }
 
-/// How often each root value is read or handed out.
-fn readers(builder: &Builder<'_>, outputs: &[ValueId]) -> HashMap<ValueId, usize> {
+/// How often each root value is read by maps, is an operand of a plan or a copy, or is handed out.
+pub(crate) fn readers(builder: &Builder<'_>, outputs: &[ValueId]) -> HashMap<ValueId, usize> {
     let mut readers: HashMap<ValueId, usize> = HashMap::new();
     let mut count = |value: ValueId| *readers.entry(builder.root(value).0).or_insert(0) += 1;
     for work in &builder.works {
@@ -101,7 +101,7 @@ fn absorb_one(
 }
 
 /// True when the input is read in the order of the output's elements.
-fn is_dense(input: &MapInput, dims: &[usize]) -> bool {
+pub(crate) fn is_dense(input: &MapInput, dims: &[usize]) -> bool {
     let own = contiguous(dims);
     input.offset == 0
         && input.strides.iter().zip(&own).zip(dims).all(|((stride, own), &dim)| dim == 1 || stride == own)

@@ -7,8 +7,9 @@ use tenon_kernels::gpu::scalar::Scalar;
 use tenon_kernels::gpu::{Chip, Plan};
 use tenon_plugin_api::{DType, Error, NodeView, Result, ValueView};
 
+use crate::constant::Derived;
 use crate::map::Map;
-use crate::schedule::{Builder, ValueId};
+use crate::schedule::{Builder, Target, ValueId};
 
 /// Why a node is not run: a sentence for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,16 @@ pub(crate) type Lowered = std::result::Result<Box<dyn Operator>, Decline>;
 pub(crate) trait Operator: Send + Sync {
     /// Says what a run with inputs of these shapes does, and the shapes of the outputs.
     fn expand(&self, cx: &mut Expansion<'_, '_>) -> Result<()>;
+
+    /// Refuses devices whose kernels cannot do it for any shape.
+    fn supports(&self, _target: Target<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Constants of its own, made from the node's when the graph is compiled for `arch`; [`Expansion::derived`] finds them.
+    fn derived<'a>(&self, _node: NodeView<'a>, _arch: &'a str) -> Vec<Derived<'a>> {
+        Vec::new()
+    }
 }
 
 /// A node on its way to an [`Operator`].
@@ -50,6 +61,11 @@ impl<'a> Lowering<'a> {
     /// True when input `index` was read as a constant.
     pub fn is_host_input(&self, index: usize) -> bool {
         index < 64 && self.host_inputs.get() >> index & 1 == 1
+    }
+
+    /// Input `index`, a constant, is not needed on the device.
+    pub fn leave_on_host(&self, index: usize) {
+        self.read_on_host(index);
     }
 
     fn read_on_host(&self, index: usize) {
@@ -182,6 +198,8 @@ pub(crate) struct Expansion<'a, 'b> {
     pub builder: &'a mut Builder<'b>,
     pub inputs: &'a [Option<ValueId>],
     pub outputs: &'a [Option<ValueId>],
+    /// Where the operator's own constants are; empty while costs are estimated.
+    pub derived: &'a [ValueId],
     /// The node's position in the graph, for the timeline.
     pub node: u32,
 }
@@ -194,6 +212,14 @@ impl<'b> Expansion<'_, 'b> {
     pub fn input(&self, index: usize) -> Result<ValueId> {
         let value = self.inputs.get(index).copied().flatten();
         value.ok_or_else(|| Error::invalid(format!("input {index} is missing")))
+    }
+
+    /// The operator's own constant `index`, which has `bytes`.
+    pub fn derived(&mut self, index: usize, bytes: usize) -> Result<ValueId> {
+        match self.derived.get(index) {
+            Some(&value) => Ok(value),
+            None => self.scratch(Scalar::U8, &[bytes]),
+        }
     }
 
     pub fn optional(&self, index: usize) -> Option<ValueId> {

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tenon_kernels::estimate::Cost;
+use tenon_kernels::gpu::matmul;
 use tenon_kernels::gpu::scalar::Scalar;
-use tenon_kernels::gpu::{Arg, Chip, Plan, TensorMap};
+use tenon_kernels::gpu::{Arg, Chip, Plan, TensorMap, arch};
 use tenon_plugin_api::{Error, Result};
 
 use crate::driver::{Function, LaunchConfig};
-use crate::fusion;
 use crate::kernels::Kernels;
 use crate::map::Map;
+use crate::symbol;
+use crate::{fusion, gate};
 
 /// A value of the graph, or scratch memory of a node.
 pub(crate) type ValueId = usize;
@@ -69,6 +71,8 @@ pub(crate) enum Task {
     Plan {
         plan: Plan,
         operands: Vec<Option<ValueId>>,
+        /// What the plan computes, where it is a product on matrix units: operands 0 the result, 1 A, 2 B.
+        product: Option<Box<matmul::Problem>>,
     },
     Map(Map),
     Copy {
@@ -84,6 +88,10 @@ pub(crate) struct Target<'b> {
     /// The kernels' folder.
     pub arch: &'b str,
     pub chip: &'b Chip,
+    /// The kernel that products are to use; `None`: the one that the family's table gives.
+    pub matmul: Option<&'b str>,
+    /// Products of f32 may be computed in tf32.
+    pub allows_tf32: bool,
     /// Whether the build holds a kernel.
     pub has: &'b dyn Fn(&str) -> bool,
 }
@@ -151,7 +159,7 @@ impl<'b> Builder<'b> {
         let dims = self.declared.get(value)?.dims.as_ref()?;
         let known = |dim: &DeclaredDim| match dim {
             DeclaredDim::Known(size) => Some(*size),
-            DeclaredDim::Symbol(symbol) => self.symbols.get(symbol).copied(),
+            DeclaredDim::Symbol(symbol) => symbol::evaluate(symbol, &|name| self.symbols.get(name).copied()),
             DeclaredDim::Unknown => None,
         };
         Some(dims.iter().map(known).collect())
@@ -166,8 +174,15 @@ impl<'b> Builder<'b> {
         if plan.launches.is_empty() {
             return;
         }
-        let task = Task::Plan { plan, operands: operands.to_vec() };
+        let task = Task::Plan { plan, operands: operands.to_vec(), product: None };
         self.works.push(Work { nodes: vec![node], task });
+    }
+
+    /// Says that the work added last is this product, so that it can be joined with another one.
+    pub fn describe(&mut self, problem: matmul::Problem) {
+        if let Some(Work { task: Task::Plan { product, .. }, .. }) = self.works.last_mut() {
+            *product = Some(Box::new(problem));
+        }
     }
 
     pub fn map(&mut self, node: u32, map: Map) {
@@ -176,9 +191,16 @@ impl<'b> Builder<'b> {
         }
     }
 
-    /// True when `value` is a constant on the device.
+    /// Makes `to`, which has the type and shape of `from`, the same bytes: nothing to do where a run comes with one
+    /// address for both.
+    pub fn copy(&mut self, node: u32, to: ValueId, from: ValueId) {
+        self.works.push(Work { nodes: vec![node], task: Task::Copy { to, from, offset_bytes: 0 } });
+    }
+
+    /// True when no kernel of this schedule writes `value`: a constant, or an input. Kernels may read it before those in
+    /// front of them have ended, as the first launch of a schedule waits for everything queued before.
     pub fn is_constant(&self, value: ValueId) -> bool {
-        matches!(self.states[self.root(value).0].home, Home::Constant(_))
+        matches!(self.states[self.root(value).0].home, Home::Constant(_) | Home::Input(_))
     }
 
     /// The value whose memory `value` is a part of, and the distance from its start.
@@ -218,6 +240,7 @@ impl<'b> Builder<'b> {
     /// The schedule: work fused, memory laid out, kernels found.
     pub fn finish(mut self, outputs: &[ValueId], kernels: &Kernels) -> Result<Schedule> {
         fusion::run(&mut self, outputs);
+        gate::run(&mut self, outputs);
         Layout::new(self, kernels)?.finish(outputs)
     }
 }
@@ -229,6 +252,8 @@ pub(crate) enum Location {
     Output(u32, u64),
     Arena(u64),
     Absolute(u64),
+    /// Memory that is zero before and after every launch.
+    Zeroed(u64),
 }
 
 /// An 8-byte address in the parameters of a launch, or a tensor map to be encoded there.
@@ -253,7 +278,6 @@ pub(crate) struct ReadyLaunch {
 pub(crate) enum Step {
     Launch(ReadyLaunch),
     Copy { to: Location, from: Location, bytes: usize, nodes: Vec<u32> },
-    Zero { at: Location, bytes: usize },
 }
 
 /// The work of a run for one set of input shapes.
@@ -262,6 +286,8 @@ pub(crate) struct Schedule {
     /// Type and dimensions of each output.
     pub outputs: Vec<(Scalar, Vec<i64>, usize)>,
     pub arena_bytes: usize,
+    /// Bytes that must be zero before the first launch, and are after the last.
+    pub zeroed_bytes: usize,
 }
 
 /// The time in which a value's memory is needed, as positions in the work.
@@ -280,16 +306,21 @@ struct Layout<'b, 'k> {
     /// Where the workspace of each work begins.
     workspaces: Vec<u64>,
     arena_bytes: usize,
+    zeroed_bytes: usize,
+    /// The family's kernels wait for those ahead of them.
+    overlaps_launches: bool,
 }
 
 impl<'b, 'k> Layout<'b, 'k> {
     fn new(builder: Builder<'b>, kernels: &'k Kernels) -> Result<Layout<'b, 'k>> {
         let mut layout = Layout {
             offsets: HashMap::new(),
+            overlaps_launches: arch::find(builder.target.arch).is_ok_and(|arch| arch.overlaps_launches),
             workspaces: vec![0; builder.works.len()],
             builder,
             kernels,
             arena_bytes: 0,
+            zeroed_bytes: 0,
         };
         layout.place();
         Ok(layout)
@@ -383,7 +414,7 @@ impl<'b, 'k> Layout<'b, 'k> {
         let works = std::mem::take(&mut self.builder.works);
         for (position, work) in works.into_iter().enumerate() {
             match work.task {
-                Task::Plan { plan, operands } => {
+                Task::Plan { plan, operands, .. } => {
                     self.launches(position, plan, &operands, work.nodes, &mut steps)?;
                 }
                 Task::Map(map) => {
@@ -413,11 +444,20 @@ impl<'b, 'k> Layout<'b, 'k> {
             Ok((state.scalar, dims, self.builder.byte_len(value)))
         };
         let outputs = outputs.iter().map(shape).collect::<Result<_>>()?;
-        Ok(Schedule { steps, outputs, arena_bytes: self.arena_bytes })
+        // What was queued before this run may still be writing the inputs.
+        let first = steps.iter_mut().find_map(|step| match step {
+            Step::Launch(launch) => Some(launch),
+            Step::Copy { .. } => None,
+        });
+        if let Some(launch) = first {
+            launch.config.is_dependent = false;
+        }
+        let (arena_bytes, zeroed_bytes) = (self.arena_bytes, self.zeroed_bytes);
+        Ok(Schedule { steps, outputs, arena_bytes, zeroed_bytes })
     }
 
     fn launches(
-        &self,
+        &mut self,
         position: usize,
         plan: Plan,
         operands: &[Option<ValueId>],
@@ -425,9 +465,8 @@ impl<'b, 'k> Layout<'b, 'k> {
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let workspace = self.workspaces[position];
-        if plan.zeroed_bytes > 0 {
-            steps.push(Step::Zero { at: Location::Arena(workspace), bytes: plan.zeroed_bytes as usize });
-        }
+        // Launches leave these bytes zero, and those of one queue come one after the other: all share one piece.
+        self.zeroed_bytes = self.zeroed_bytes.max(plan.zeroed_bytes as usize);
         for launch in plan.launches {
             let mut ready = ReadyLaunch {
                 function: self.kernels.function(&launch.symbol, launch.shared_bytes)?,
@@ -436,7 +475,7 @@ impl<'b, 'k> Layout<'b, 'k> {
                     block: launch.block,
                     cluster: launch.cluster,
                     shared_bytes: launch.shared_bytes,
-                    is_dependent: launch.is_dependent_launch,
+                    is_dependent: launch.is_dependent_launch && self.overlaps_launches,
                 },
                 bytes: Vec::new(),
                 places: Vec::new(),
@@ -446,7 +485,7 @@ impl<'b, 'k> Layout<'b, 'k> {
                 nodes: nodes.clone(),
             };
             for arg in launch.args {
-                self.argument(&mut ready, arg, operands, workspace)?;
+                self.argument(&mut ready, arg, operands, (workspace, plan.zeroed_bytes))?;
             }
             steps.push(Step::Launch(ready));
         }
@@ -458,7 +497,7 @@ impl<'b, 'k> Layout<'b, 'k> {
         launch: &mut ReadyLaunch,
         arg: Arg,
         operands: &[Option<ValueId>],
-        workspace: u64,
+        (workspace, zeroed_bytes): (u64, u64),
     ) -> Result<()> {
         let mut put = |bytes: &[u8], align: usize| {
             let at = launch.bytes.len().next_multiple_of(align);
@@ -480,7 +519,10 @@ impl<'b, 'k> Layout<'b, 'k> {
             }
             Arg::Workspace { offset_bytes } => {
                 let at = put(&[0; 8], 8);
-                let location = Location::Arena(workspace + offset_bytes);
+                let location = match offset_bytes < zeroed_bytes {
+                    true => Location::Zeroed(offset_bytes),
+                    false => Location::Arena(workspace + offset_bytes),
+                };
                 launch.patches.push(Patch::Address { at, location });
             }
             Arg::TensorMap(map) => {

@@ -23,6 +23,8 @@ struct Arena {
     bytes: usize,
     /// Smaller blocks that queued work may still use.
     retired: Vec<u64>,
+    /// A block of its own that holds zeros between launches, and its size.
+    zeroed: (u64, usize),
 }
 
 impl GpuStream {
@@ -44,6 +46,23 @@ impl GpuStream {
         }
         Ok(arena.address)
     }
+
+    /// At least `bytes` bytes that are zero for the launch that is queued next, which leaves them zero.
+    pub(crate) fn zeroed(&self, bytes: usize) -> Result<u64> {
+        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes > arena.zeroed.1 {
+            let address = self.opened.pool.allocate(bytes)?;
+            if arena.zeroed.1 > 0 {
+                let old = arena.zeroed.0;
+                arena.retired.push(old);
+            }
+            arena.zeroed = (address, bytes);
+            let (driver, context) = (&self.opened.driver, self.opened.context);
+            // SAFETY: the block was just allocated with that many bytes.
+            unsafe { driver.zero(context, self.queue, address, bytes)? };
+        }
+        Ok(arena.zeroed.0)
+    }
 }
 
 impl Drop for GpuStream {
@@ -51,7 +70,8 @@ impl Drop for GpuStream {
         self.opened.driver.destroy_queue(self.opened.context, self.queue);
         let arena = std::mem::take(&mut *self.arena.lock().unwrap_or_else(PoisonError::into_inner));
         let current = (arena.bytes > 0).then_some(arena.address);
-        for address in arena.retired.into_iter().chain(current) {
+        let zeroed = (arena.zeroed.1 > 0).then_some(arena.zeroed.0);
+        for address in arena.retired.into_iter().chain(current).chain(zeroed) {
             // SAFETY: the pool gave it, and the queue's work is done.
             unsafe { self.opened.pool.free(address) };
         }

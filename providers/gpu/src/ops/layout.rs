@@ -1,5 +1,6 @@
 //! Operators that move elements: transposes, slices, joins, splits, repetition, padding.
 
+use tenon_kernels::gpu::index::{self, PadMode};
 use tenon_kernels::gpu::layout::{self, StridedCopy, contiguous};
 use tenon_plugin_api::{Error, Result};
 
@@ -312,10 +313,12 @@ fn tile(l: &Lowering<'_>) -> Lowered {
     Ok(Box::new(Repeat::Tile(repeats)))
 }
 
-/// Padding with a constant; negative amounts cut.
+/// Padding; negative amounts cut.
 struct Pad {
     begins: Vec<i64>,
     ends: Vec<i64>,
+    /// `None`: with the constant of these bits.
+    mode: Option<PadMode>,
     bits: u64,
 }
 
@@ -336,6 +339,10 @@ impl Operator for Pad {
             target += begin.max(0) * stride;
         }
         let output = cx.output(0, scalar, &shape)?;
+        if let Some(mode) = self.mode {
+            let plan = index::pad(scalar.bytes(), &dims, &self.begins, &self.ends, mode);
+            return cx.run(plan, &[Some(output), Some(input)]);
+        }
         let total: usize = shape.iter().product();
         if inner != shape {
             cx.run(layout::fill(scalar.bytes(), total, self.bits), &[Some(output)])?;
@@ -354,10 +361,13 @@ impl Operator for Pad {
 
 fn pad(l: &Lowering<'_>) -> Lowered {
     let (scalar, rank) = (l.scalar(0)?, l.rank(0)?);
-    let mode = l.node.text_or("mode", "constant")?;
-    if mode != "constant" {
-        return Err(Decline(format!("padding of mode '{mode}' has no GPU kernel")));
-    }
+    let mode = match l.node.text_or("mode", "constant")? {
+        "constant" => None,
+        "edge" => Some(PadMode::Edge),
+        "reflect" => Some(PadMode::Reflect),
+        "wrap" => Some(PadMode::Wrap),
+        other => return Err(Decline(format!("padding of mode '{other}' has no GPU kernel"))),
+    };
     let (pads, value) = if l.node.version() < 11 {
         let name = if l.node.version() < 2 { "paddings" } else { "pads" };
         let pads = l.node.ints(name)?.ok_or_else(|| Decline::new("the pads are missing"))?;
@@ -382,7 +392,7 @@ fn pad(l: &Lowering<'_>) -> Lowered {
         ends[axis] = pads[axes.len() + i];
     }
     let bits = element_bits(scalar, value).ok_or_else(|| Decline::new("this type has no padding kernel"))?;
-    Ok(Box::new(Pad { begins, ends, bits }))
+    Ok(Box::new(Pad { begins, ends, mode, bits }))
 }
 
 /// The bits of `value` as an element.

@@ -147,7 +147,11 @@ impl MatMul {
         if fits.is_some() || residual.is_none() {
             // The tuned kernels add the residual themselves.
             if let Some(plan) = tensor::plan(cx, &problem, b, fits.is_some()) {
-                return cx.run(Ok(plan), &[Some(output), Some(a), Some(b), bias, fits]);
+                cx.run(Ok(plan), &[Some(output), Some(a), Some(b), bias, fits])?;
+                if let Some(problem) = tensor::describe(cx, &problem, b, fits.is_some()) {
+                    cx.builder.describe(problem);
+                }
+                return Ok(());
             }
         }
         let target = match residual {
@@ -226,7 +230,7 @@ fn stack_rows(problem: &mut Product) {
 }
 
 /// Appends `activation` of the last expression.
-fn activation_exprs(activation: Activation, exprs: &mut Vec<Expr>) -> Result<()> {
+pub(super) fn activation_exprs(activation: Activation, exprs: &mut Vec<Expr>) -> Result<()> {
     let x = Leaf::Node(exprs.len() - 1);
     let number = |value: f32| Leaf::Number(f64::from(value));
     let op = match activation {

@@ -1,13 +1,19 @@
 //! The operators, one file a family. To add one: lower it in its family's file and add its name to that file's table.
 
 mod activation;
+mod attention;
 mod conv;
+mod einsum;
 mod elementwise;
 mod gather;
+mod index;
 mod layout;
 mod matmul;
+mod nbits;
 mod norm;
 mod pool;
+mod quantize;
+mod recurrent;
 mod reduce;
 mod softmax;
 mod tensor;
@@ -27,14 +33,22 @@ const FAMILIES: &[&[Family]] = &[
     elementwise::FAMILIES,
     activation::FAMILIES,
     view::FAMILIES,
+    index::FAMILIES,
     layout::FAMILIES,
     gather::FAMILIES,
+    recurrent::FAMILIES,
     reduce::FAMILIES,
     softmax::FAMILIES,
     norm::FAMILIES,
     matmul::FAMILIES,
+    nbits::FAMILIES,
+    quantize::FAMILIES,
+    einsum::FAMILIES,
     conv::FAMILIES,
     pool::FAMILIES,
+    attention::group_query::FAMILIES,
+    attention::onnx::FAMILIES,
+    attention::rotary::FAMILIES,
 ];
 
 /// The operator of a node, or why there is none.

@@ -1,6 +1,7 @@
 //! Reductions, positions of extremes, and pooling over whole planes.
 
 use tenon_kernels::gpu::reduce::{self, Reduction};
+use tenon_kernels::gpu::sampling;
 use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{Error, Result};
 
@@ -116,6 +117,9 @@ fn global(l: &Lowering<'_>) -> Lowered {
     Ok(Box::new(Reduce { op, axes: Axes::Spatial, keep: true }))
 }
 
+/// Elements from which on many threads look through one row.
+const LONG_ROW: usize = 256;
+
 struct Position {
     is_max: bool,
     axis: usize,
@@ -130,7 +134,12 @@ impl Operator for Position {
             return Err(Error::invalid("an empty axis has no extreme"));
         }
         let output = cx.output(0, Scalar::I64, &reduced_shape(&dims, &[self.axis], self.keep))?;
-        let plan = reduce::extreme(self.is_max, scalar, &dims, self.axis, self.is_last);
+        let columns: usize = dims[self.axis];
+        let is_row = columns >= LONG_ROW && dims[self.axis + 1..].iter().all(|&dim| dim == 1);
+        let plan = match is_row && self.is_max && !self.is_last && scalar.is_float() {
+            true => sampling::largest(scalar, dims.iter().product::<usize>() / columns, columns),
+            false => reduce::extreme(self.is_max, scalar, &dims, self.axis, self.is_last),
+        };
         cx.run(plan, &[Some(output), Some(input)])
     }
 }

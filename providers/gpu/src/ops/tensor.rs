@@ -17,9 +17,13 @@ pub(super) fn plan(
     has_residual: bool,
 ) -> Option<Plan> {
     let target = cx.builder.target;
-    let problem = problem(product, cx.builder.is_constant(b), has_residual)?;
+    let problem = problem(product, cx.builder.is_constant(b), has_residual, target.allows_tf32)?;
     problem.check().ok()?;
-    let mut plan = matmul::plan_for(target.arch, &problem, target.chip).ok()?;
+    let planned = match target.matmul {
+        Some(symbol) => matmul::plan_symbol(target.arch, &problem, symbol, target.chip),
+        None => matmul::plan_for(target.arch, &problem, target.chip),
+    };
+    let mut plan = planned.ok()?;
     if !plan.launches.iter().all(|launch| (target.has)(&launch.symbol)) {
         return None;
     }
@@ -46,10 +50,21 @@ fn renumber(arg: &mut Arg) {
     }
 }
 
-fn problem(product: &Product, is_weight: bool, has_residual: bool) -> Option<Problem> {
+/// The product as the tuned kernels know it; `None` for forms that they do not have.
+pub(super) fn describe(
+    cx: &Expansion<'_, '_>,
+    product: &Product,
+    b: ValueId,
+    has_residual: bool,
+) -> Option<Problem> {
+    problem(product, cx.builder.is_constant(b), has_residual, cx.builder.target.allows_tf32)
+}
+
+fn problem(product: &Product, is_weight: bool, has_residual: bool, allows_tf32: bool) -> Option<Problem> {
     let (input, output) = match product.scalar {
         Scalar::BF16 => (Element::BF16, matmul::Output::BF16),
         Scalar::F16 => (Element::F16, matmul::Output::F16),
+        Scalar::F32 if allows_tf32 => (Element::TF32, matmul::Output::F32),
         _ => return None,
     };
     let (m, n, k) = (product.m, product.n, product.k);

@@ -18,48 +18,72 @@ const ARCH: &str = "sm90";
 
 /// Kernels whose threads wait for each other.
 const COOPERATIVE: &[&str] = &[
-    "transpose_",
+    "permute_",
+    "recurrent_lstm_",
+    "recurrent_gru_",
+    "recurrent_rnn_",
     "reduce_block_",
-    "softmax_row_",
+    "reduce_few_",
+    "reduce_wave_",
+    "find_extreme_row_",
+    "reduce_row_",
+    "reduce_column_",
+    "reduce_parts_",
+    "find_extreme_block_",
+    "softmax_wave_",
+    "softmax_block",
+    "softmax_long_",
     "normalize_",
+    "norm_",
     "matmul_tile",
     "matmul_wave_",
-    "conv_tile",
+    "conv_product",
+    "conv_patches",
+    "attention_plain_",
+    "largest_of_",
 ];
 
-/// Kernels of `device/` as functions of the host.
+/// Kernels of `device/` as functions of the host; a unit is compiled when one of its kernels is first asked for.
 struct Library {
+    folder: PathBuf,
+    /// Every unit that is made of portable text alone.
+    units: Vec<Unit>,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
     symbols: HashMap<String, HostKernel>,
-    _libraries: Vec<libloading::Library>,
+    libraries: Vec<libloading::Library>,
 }
 
 impl Library {
-    /// Compiles every unit that is made of portable text alone, in `folder`, unless it is there.
-    fn build(folder: &Path) -> Library {
+    fn new(folder: &Path) -> Library {
         let arch = arch::find(ARCH).expect("the family is known");
-        let units = arch.units().expect("the units are well formed");
-        let portable = |unit: &&Unit| {
-            let device = |path: &str| path.starts_with("device/") || path.ends_with("/scalar_primitives.cuh");
-            unit.texts.iter().all(|text| device(text.path))
-        };
-        let mut library = Library { symbols: HashMap::new(), _libraries: Vec::new() };
-        for unit in units.iter().filter(portable) {
-            let path = compile(folder, unit);
-            // SAFETY: the library holds functions and nothing that runs when it is loaded.
-            let loaded = unsafe { libloading::Library::new(&path) }.expect("it was just built");
-            for kernel in &unit.kernels {
-                let name = format!("host_{}", kernel.symbol);
-                // SAFETY: the text below defines it with this type.
-                let function = unsafe { loaded.get::<HostKernel>(name.as_bytes()) }.expect("it was defined");
-                library.symbols.insert(kernel.symbol.clone(), *function);
-            }
-            library._libraries.push(loaded);
-        }
-        library
+        let mut units = arch.units().expect("the units are well formed");
+        let device = |path: &str| path.starts_with("device/") || path.ends_with("/scalar_primitives.cuh");
+        units.retain(|unit| unit.texts.iter().all(|text| device(text.path)));
+        Library { folder: folder.to_owned(), units, loaded: Mutex::default() }
     }
 
     fn find(&self, symbol: &str) -> Option<HostKernel> {
-        self.symbols.get(symbol).copied()
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&function) = loaded.symbols.get(symbol) {
+            return Some(function);
+        }
+        let unit =
+            self.units.iter().find(|unit| unit.kernels.iter().any(|kernel| kernel.symbol == symbol))?;
+        let path = compile(&self.folder, unit);
+        // SAFETY: the library holds functions and nothing that runs when it is loaded.
+        let library = unsafe { libloading::Library::new(&path) }.expect("it was just built");
+        for kernel in &unit.kernels {
+            let name = format!("host_{}", kernel.symbol);
+            // SAFETY: the text below defines it with this type.
+            let function = unsafe { library.get::<HostKernel>(name.as_bytes()) }.expect("it was defined");
+            loaded.symbols.insert(kernel.symbol.clone(), *function);
+        }
+        loaded.libraries.push(library);
+        loaded.symbols.get(symbol).copied()
     }
 }
 
@@ -110,7 +134,7 @@ fn compile(folder: &Path, unit: &Unit) -> PathBuf {
 
 /// A recording driver that runs portable kernels on the host, one at a time.
 pub fn driver(folder: &Path) -> Recording {
-    let library = Library::build(folder);
+    let library = Library::new(folder);
     Recording::new(ARCH, move |symbol| library.find(symbol))
 }
 
@@ -166,10 +190,10 @@ impl Provider for HostProvider {
     }
 
     fn open(&self, index: u32, options: &Options<'_>) -> Result<GpuDevice> {
-        let uses_graphs = tenon_gpu::check_options(options)?;
+        let options = tenon_gpu::check_options(options)?;
         let driver = self.driver();
         let facts = driver.devices()?.get(index as usize).cloned();
         let facts = facts.ok_or_else(|| Error::invalid(format!("there is no device {index}")))?;
-        GpuDevice::open(Setup { driver, ordinal: index, facts, images: images(), uses_graphs })
+        GpuDevice::open(Setup { driver, ordinal: index, facts, images: images(), options })
     }
 }

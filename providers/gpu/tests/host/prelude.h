@@ -27,6 +27,7 @@ template <class To, class From> static inline To reinterpret(From from) {
 static inline float __uint_as_float(unsigned bits) { return reinterpret<float>(bits); }
 static inline unsigned __float_as_uint(float value) { return reinterpret<unsigned>(value); }
 static inline double __longlong_as_double(long long bits) { return reinterpret<double>(bits); }
+static inline long long __double_as_longlong(double value) { return reinterpret<long long>(value); }
 
 static inline double sinpi(double x) { return sin(M_PI * remainder(x, 2.0)); }
 static inline double cospi(double x) { return cos(M_PI * remainder(x, 2.0)); }
@@ -43,7 +44,7 @@ struct Fibre {
 static Fibre fibres[MAX_THREADS];
 static ucontext_t scheduler;
 static unsigned current, live, arrived, generation;
-static unsigned wave_arrived[MAX_THREADS / 32], wave_generation[MAX_THREADS / 32], exchange[MAX_THREADS];
+static unsigned wave_arrived[MAX_THREADS / 32], wave_generation[MAX_THREADS / 32], lane_words[MAX_THREADS];
 static bool has_fibres;
 
 static void yield() {
@@ -77,9 +78,9 @@ static void wave_barrier() {
 #define WAVE 32
 static inline unsigned wave_xor(unsigned value, int mask) {
     unsigned own = current;
-    exchange[own] = value;
+    lane_words[own] = value;
     wave_barrier();
-    unsigned other = exchange[own ^ mask];
+    unsigned other = lane_words[own ^ mask];
     wave_barrier();
     return other;
 }
@@ -93,6 +94,10 @@ static inline unsigned short f32_to_bf16(float f) {
     if (f != f) return (unsigned short)(bits >> 16 | 0x40);
     return (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+
+// Kernels run one after the other.
+static inline void dependency_wait() {}
+static inline void dependency_launch() {}
 
 static void (*body)(const void *);
 static const void *body_argument;

@@ -20,6 +20,11 @@ static HOST: ffi::HostApi = ffi::HostApi {
     log: None,
 };
 
+/// What a host tells its providers.
+pub fn host_api() -> &'static ffi::HostApi {
+    &HOST
+}
+
 /// An opened device and its provider.
 pub fn open(options: &[(&str, &str)]) -> Arc<host::Device> {
     // SAFETY: the table is the provider's own.
@@ -57,13 +62,47 @@ pub struct Session {
     executable: host::Executable,
     inputs: Vec<host::Memory>,
     outputs: Vec<Option<host::Memory>>,
+    /// Inputs whose memory outputs are given, by number of the output.
+    pub in_place: Vec<Option<usize>>,
+}
+
+/// A tensor of any type on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Raw {
+    pub dtype: DType,
+    pub dims: Vec<i64>,
+    pub bytes: Vec<u8>,
+}
+
+impl Raw {
+    pub fn i32s(dims: &[i64], values: &[i32]) -> Raw {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Raw { dtype: DType::I32, dims: dims.to_vec(), bytes }
+    }
+
+    pub fn f32s(&self) -> Vec<f32> {
+        self.bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    }
+
+    pub fn as_i64s(&self) -> Vec<i64> {
+        self.bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b)).collect()
+    }
+}
+
+impl From<&Array> for Raw {
+    fn from(array: &Array) -> Raw {
+        Raw { dtype: DType::F32, dims: array.dims.clone(), bytes: array.bytes() }
+    }
 }
 
 /// What the allocation callback fills.
 struct Allocation<'a> {
     device: &'a Arc<host::Device>,
     outputs: &'a mut Vec<Option<host::Memory>>,
+    /// Memory of inputs that outputs are given instead.
+    shared: Vec<Option<*mut c_void>>,
     dims: Vec<Vec<i64>>,
+    dtypes: Vec<u32>,
 }
 
 impl Session {
@@ -78,43 +117,58 @@ impl Session {
             executable,
             inputs: Vec::new(),
             outputs: (0..outputs).map(|_| None).collect(),
+            in_place: vec![None; outputs],
         }
     }
 
     /// Runs with f32 inputs; gives f32 outputs.
     pub fn run(&mut self, inputs: &[Array]) -> Vec<Array> {
-        let copies: Vec<Vec<u8>> = inputs.iter().map(Array::bytes).collect();
+        let raw: Vec<Raw> = inputs.iter().map(Raw::from).collect();
+        let outputs = self.run_raw(&raw).into_iter();
+        outputs.map(|output| Array { values: output.f32s(), dims: output.dims }).collect()
+    }
+
+    /// Runs with inputs and outputs of any type.
+    pub fn run_raw(&mut self, inputs: &[Raw]) -> Vec<Raw> {
         self.inputs
             .resize_with(inputs.len(), || self.device.allocate(ffi::MEMORY_DEVICE, 1 << 20).expect("memory"));
         let mut tensors = Vec::new();
-        for ((array, bytes), memory) in inputs.iter().zip(&copies).zip(&self.inputs) {
-            upload(&self.stream, memory.as_ptr(), bytes);
+        for (input, memory) in inputs.iter().zip(&self.inputs) {
+            upload(&self.stream, memory.as_ptr(), &input.bytes);
             tensors.push(ffi::Tensor {
                 data: memory.as_ptr(),
-                bytes: bytes.len(),
-                dims: array.dims.as_ptr(),
-                rank: array.dims.len() as u32,
-                dtype: DType::F32 as u32,
+                bytes: input.bytes.len(),
+                dims: input.dims.as_ptr(),
+                rank: input.dims.len() as u32,
+                dtype: input.dtype as u32,
                 memory: ffi::MEMORY_DEVICE,
                 reserved: 0,
             });
         }
         let count = self.outputs.len();
-        let mut allocation =
-            Allocation { device: &self.device, outputs: &mut self.outputs, dims: vec![Vec::new(); count] };
+        let shared =
+            self.in_place.iter().map(|input| input.map(|input| self.inputs[input].as_ptr())).collect();
+        let mut allocation = Allocation {
+            device: &self.device,
+            outputs: &mut self.outputs,
+            shared,
+            dims: vec![Vec::new(); count],
+            dtypes: vec![0; count],
+        };
         let context = (&raw mut allocation).cast::<c_void>();
         // SAFETY: inputs live until the stream is synchronised, and `allocate` gets the context it expects.
         let ran = unsafe {
             self.executable.run(Some(&self.stream), &tensors, (std::ptr::null_mut(), 0), context, allocate)
         };
         ran.expect("it runs");
-        let dims = allocation.dims;
+        let Allocation { dims, dtypes, shared, .. } = allocation;
         let mut results = Vec::new();
-        for (memory, dims) in self.outputs.iter().flatten().zip(dims) {
-            let bytes = dims.iter().product::<i64>() as usize * 4;
-            let data = download(&self.stream, memory.as_ptr(), bytes);
-            let values = data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
-            results.push(Array { dims, values });
+        for (number, (dims, dtype)) in dims.into_iter().zip(dtypes).enumerate() {
+            let dtype = DType::from_onnx(dtype as i32).expect("a known type");
+            let bytes = dtype.byte_len(dims.iter().product::<i64>() as usize).expect("a size in bytes");
+            let own = self.outputs[number].as_ref().map(host::Memory::as_ptr);
+            let memory = shared[number].or(own).expect("every output was asked for");
+            results.push(Raw { dtype, dims, bytes: download(&self.stream, memory, bytes) });
         }
         results
     }
@@ -124,7 +178,7 @@ impl Session {
 unsafe extern "C" fn allocate(
     context: *mut c_void,
     index: u32,
-    _dtype: u32,
+    dtype: u32,
     dims: *const i64,
     rank: u32,
     bytes: usize,
@@ -136,6 +190,12 @@ unsafe extern "C" fn allocate(
         (&mut *context.cast::<Allocation<'_>>(), dims)
     };
     allocation.dims[index as usize] = dims.to_vec();
+    allocation.dtypes[index as usize] = dtype;
+    if let Some(memory) = allocation.shared[index as usize] {
+        // SAFETY: `data` is the provider's out argument.
+        unsafe { *data = memory };
+        return std::ptr::null_mut();
+    }
     let slot = &mut allocation.outputs[index as usize];
     if slot.as_ref().is_none_or(|memory| memory.len() < bytes) {
         *slot = Some(allocation.device.allocate(ffi::MEMORY_DEVICE, bytes.max(1)).expect("memory"));

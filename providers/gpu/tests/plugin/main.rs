@@ -1,9 +1,13 @@
 //! The common part of GPU providers through the plugin contract, on a driver that keeps a record and runs kernels
 //! compiled for the host.
 
+mod attention;
 mod harness;
 #[path = "../host/mod.rs"]
 mod host;
+mod quantize;
+mod recurrent;
+mod tuned;
 
 use harness::{Array, Session, download, open, upload};
 use tenon_plugin_api::host::{AttributeValue, GraphBuilder, OwnedGraph};
