@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tenon_kernels::gpu::unit::{Kernel, Text, Unit, listing};
+use tenon_kernels::gpu::arch::{Arch, Vendor};
+use tenon_kernels::gpu::unit::{Unit, listing};
 
 pub struct Compiler {
     python: PathBuf,
@@ -31,46 +31,33 @@ impl Compiler {
         None
     }
 
-    /// The container of a family's units, or what failed.
-    pub fn build(&self, name: &str, target: &str, units: &[Unit]) -> Result<Vec<u8>, String> {
+    /// The command of a vendor's compiling script.
+    pub fn script(&self, vendor: Vendor) -> Command {
+        let script = match vendor {
+            Vendor::Nvidia => "../tools/python/nvrtc.py",
+            Vendor::Amd => "../tools/python/amdgcn.py",
+        };
+        let mut command = Command::new(&self.python);
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script));
+        command
+    }
+
+    /// The container of units of a family, or what failed. `name` is unique among all that run at a time.
+    pub fn build(&self, name: &str, family: &Arch, units: &[Unit]) -> Result<Vec<u8>, String> {
         let scratch = self.folder.join("codegen");
         std::fs::create_dir_all(&scratch).expect("the target folder can be written");
         let (list, container) = (scratch.join(format!("{name}.json")), scratch.join(format!("{name}.pack")));
-        std::fs::write(&list, listing(name, target, units)).expect("the target folder can be written");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/python/nvrtc.py");
-        let mut command = Command::new(&self.python);
-        command.arg(script).arg("build").arg(&list).arg("--cache").arg(self.folder.join("cache"));
+        std::fs::write(&list, listing(name, family.target, units)).expect("the target folder can be written");
+        let mut command = self.script(family.vendor);
+        command.arg("build").arg(&list).arg("--cache").arg(self.folder.join("cache"));
         let output = command.arg("--out").arg(&container).output().expect("the compiler's Python starts");
         // The listing repeats every text of the family.
         std::fs::remove_file(&list).expect("it was just written");
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
-        Ok(std::fs::read(&container).expect("the container was written"))
+        let bytes = std::fs::read(&container).expect("the container was written");
+        std::fs::remove_file(&container).expect("it was just read");
+        Ok(bytes)
     }
-
-    /// What the gates say of a unit that they must refuse.
-    #[track_caller]
-    pub fn refusal(&self, unit: Unit) -> String {
-        // Tests run side by side, in threads or in processes.
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("refused_{}_{}_{count}", unit.name, std::process::id());
-        match self.build(&name, "sm_90a", std::slice::from_ref(&unit)) {
-            Ok(_) => panic!("{} passed the gates", unit.name),
-            Err(log) => log,
-        }
-    }
-}
-
-/// A unit of `before` and a text of this folder.
-pub fn fixture(before: &[Text], name: &'static str, kernel: Kernel) -> Unit {
-    let text = match name {
-        "serialised" => include_str!("fixtures/serialised.cu"),
-        "spilling" => include_str!("fixtures/spilling.cu"),
-        _ => panic!("there is no fixture {name}"),
-    };
-    let mut texts = before.to_vec();
-    texts.push(Text { path: "tests/codegen/fixtures", text });
-    Unit { name: name.to_owned(), texts, defines: Vec::new(), kernels: vec![kernel] }
 }

@@ -28,7 +28,8 @@ pub fn find(options: &Options) -> Result<Vec<Case>, String> {
     cases.retain(|case| {
         let named =
             options.filters.is_empty() || options.filters.iter().any(|f| case.name.contains(f.as_str()));
-        named && (options.ops.is_empty() || operators(case).iter().any(|op| options.ops.contains(op)))
+        let kind = options.kinds.is_empty() || options.kinds.contains(&case.kind);
+        named && kind && (options.ops.is_empty() || operators(case).iter().any(|op| options.ops.contains(op)))
     });
     Ok(cases)
 }

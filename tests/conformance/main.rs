@@ -1,7 +1,8 @@
 //! The ONNX backend suite through the public session API: every case of a folder, isolated from crashes and hangs.
 //!
-//! `conformance CASES [--provider NAME] [--provider-library FILE] [--lists FOLDER] [--filter TEXT]... [--ops A,B]
-//! [--threads N] [--csv FILE] [--table FILE [--check]] [--agreement SHARE] [--verbose]`
+//! `conformance CASES [--provider NAME] [--provider-library FILE] [--lists FOLDER] [--kind NAME]...
+//! [--filter TEXT]... [--ops A,B] [--threads N] [--limit SECONDS] [--csv FILE] [--table FILE [--check]]
+//! [--agreement SHARE] [--verbose]`
 //! CASES holds `<kind>/<case>/{model.onnx, meta.json, test_data_set_<n>/{input,output}_<i>.pb}`; a kind may be an archive
 //! `<kind>.zip` of such folders. Cases run in worker processes; a worker that dies or stalls costs its case and is
 //! replaced. Exits 1 when a result differs from what the provider's lists expect (`unsupported.toml` and
@@ -25,6 +26,8 @@ pub struct Options {
     pub cases: PathBuf,
     pub provider: String,
     pub library: Option<PathBuf>,
+    /// Folders or archives of the suite, such as `simple`; all of them when none is given.
+    pub kinds: Vec<String>,
     pub filters: Vec<String>,
     pub ops: Vec<String>,
     pub workers: usize,
@@ -76,6 +79,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         cases: PathBuf::new(),
         provider: "cpu".into(),
         library: None,
+        kinds: Vec::new(),
         filters: Vec::new(),
         ops: Vec::new(),
         workers: std::thread::available_parallelism().map_or(1, usize::from),
@@ -93,6 +97,11 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         match argument.as_str() {
             "--provider" => options.provider = value()?,
             "--provider-library" => options.library = Some(value()?.into()),
+            "--kind" => options.kinds.push(value()?),
+            "--limit" => {
+                let seconds = value()?.parse().map_err(|_| "--limit needs a number of seconds")?;
+                options.limit = Duration::from_secs(seconds);
+            }
             "--filter" => options.filters.push(value()?),
             "--ops" => options.ops.extend(value()?.split(',').map(String::from)),
             "--threads" => options.workers = value()?.parse().map_err(|_| "--threads needs a number")?,

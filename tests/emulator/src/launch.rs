@@ -340,6 +340,7 @@ impl Run<'_> {
         let exec = if active == 64 { u64::MAX } else { (1 << active) - 1 };
         let descriptor = &self.kernel.descriptor;
         wave.reset(exec, Mode(descriptor.mode()), self.context.program.registers);
+        wave.pc = self.context.program.entry;
         wave.scratch.clear();
         wave.scratch.resize(descriptor.scratch_bytes as usize * LANES, 0xff);
         // Registers of the user: each enabled value takes its words in this order.

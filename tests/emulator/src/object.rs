@@ -29,6 +29,8 @@ pub(crate) struct KernelInner {
     image: Arc<Image>,
     /// The function's bytes as an address range.
     code: (u64, u64),
+    /// The functions that kernels of the object can call, likewise.
+    functions: Arc<Vec<(u64, u64)>>,
     program: OnceLock<Result<Arc<Program>>>,
 }
 
@@ -73,6 +75,12 @@ impl CodeObject {
         let target = Target::from_elf_flags(image.u32(48)?)?;
         let symbols = image.symbols()?;
         let metadata = image.metadata()?;
+        let is_function = |name: &str| !name.ends_with(".kd") && !symbols.contains_key(&format!("{name}.kd"));
+        let functions = symbols
+            .iter()
+            .filter(|(name, (address, size))| *size > 0 && is_function(name) && image.is_code(*address));
+        let functions =
+            Arc::new(functions.map(|(_, &(start, size))| (start, start + size)).collect::<Vec<_>>());
         let mut kernels = Vec::new();
         for (name, symbol) in &symbols {
             let Some(kernel) = name.strip_suffix(".kd") else { continue };
@@ -88,6 +96,7 @@ impl CodeObject {
                     max_block: described.map_or(1024, |m| m.max_block),
                     image: image.clone(),
                     code: (entry, entry + size),
+                    functions: functions.clone(),
                     program: OnceLock::new(),
                 }),
             });
@@ -172,9 +181,18 @@ impl Kernel {
     pub(crate) fn program(&self) -> Result<Arc<Program>> {
         let inner = &self.inner;
         let decode = || {
-            let (start, end) = inner.code;
-            let code = inner.image.loaded(start, end.saturating_sub(start))?;
-            Program::decode(code, start, inner.target).map(Arc::new)
+            let code = |&(start, end): &(u64, u64)| {
+                Ok((inner.image.loaded(start, end.saturating_sub(start))?, start))
+            };
+            let mut functions = vec![code(&inner.code)?];
+            let program = Program::decode(&functions, inner.target)?;
+            if !program.has_calls() {
+                return Ok(Arc::new(program));
+            }
+            for function in inner.functions.iter() {
+                functions.push(code(function)?);
+            }
+            Program::decode(&functions, inner.target).map(Arc::new)
         };
         inner.program.get_or_init(decode).clone().map_err(|error| error.at(format!("kernel {}", inner.name)))
     }
@@ -260,6 +278,15 @@ impl Image {
             }
         }
         Ok(BTreeMap::new())
+    }
+
+    /// Whether an address lies in the section of instructions.
+    fn is_code(&self, address: u64) -> bool {
+        let holds = |section: &Section| {
+            section.name == ".text"
+                && (section.address..section.address + section.len as u64).contains(&address)
+        };
+        self.sections.iter().any(holds)
     }
 
     /// `len` bytes at an address of a loaded section.

@@ -13,6 +13,8 @@ use crate::target::Target;
 /// The instructions of one kernel.
 pub(crate) struct Program {
     pub instructions: Vec<Inst>,
+    /// Where execution starts.
+    pub entry: usize,
     /// The least number of LDS bytes that one of its instructions writes: 1, 2 or 4.
     pub granule: u32,
     pub has_direct_loads: bool,
@@ -69,20 +71,33 @@ const KNOWN: &[&str] = &[
 ];
 
 impl Program {
-    /// Decodes a function. Instructions that are not modelled fail when they are executed.
-    pub fn decode(code: &[u8], address: u64, target: Target) -> Result<Program> {
-        let lines = disassemble(code, address, target)?;
-        let mut program =
-            Program { instructions: Vec::new(), granule: 4, has_direct_loads: false, registers: [0; 2] };
-        for line in &lines {
-            let (inst, operation) = decode_line(line, target);
-            program.granule = program.granule.min(u32::from(operation.granule));
-            program.has_direct_loads |= inst.class == Class::DirectToLds;
-            program.note_registers(&inst);
-            program.instructions.push(inst);
+    /// Decodes functions, each its code and address; execution starts at the first one. Instructions that are not modelled fail when they are executed.
+    pub fn decode(functions: &[(&[u8], u64)], target: Target) -> Result<Program> {
+        let mut program = Program {
+            instructions: Vec::new(),
+            entry: 0,
+            granule: 4,
+            has_direct_loads: false,
+            registers: [0; 2],
+        };
+        for (code, address) in functions {
+            for line in &disassemble(code, *address, target)? {
+                let (inst, operation) = decode_line(line, target);
+                program.granule = program.granule.min(u32::from(operation.granule));
+                program.has_direct_loads |= inst.class == Class::DirectToLds;
+                program.note_registers(&inst);
+                program.instructions.push(inst);
+            }
         }
+        program.instructions.sort_by_key(|inst| inst.address);
+        program.entry = functions.first().and_then(|(_, address)| program.index_of(*address)).unwrap_or(0);
         program.resolve_branches();
         Ok(program)
+    }
+
+    /// Some instruction calls another function.
+    pub fn has_calls(&self) -> bool {
+        self.instructions.iter().any(|inst| inst.text.starts_with("s_swappc_b64"))
     }
 
     fn note_registers(&mut self, inst: &Inst) {
@@ -143,7 +158,7 @@ fn decode_line(line: &Line, target: Target) -> (Inst, Operation) {
     let found = execute::lookup(name, &text).filter(|_| known);
     let mut operation = found.unwrap_or(Operation::new(Class::Scalar, Shape::NoResult, unsupported));
     let float = float_of(name);
-    let operands = operands(&text, float);
+    let operands = operands(name, &text, float);
     let matrix = if operation.class == Class::Matrix {
         Matrix::parse(name, &text, target).map(Box::new)
     } else {
@@ -207,9 +222,12 @@ fn float_of(name: &str) -> Float {
     }
 }
 
-fn operands(text: &Text<'_>, float: Float) -> [Operand; 6] {
+fn operands(name: &str, text: &Text<'_>, float: Float) -> [Operand; 6] {
     let mut operands = [Operand::default(); 6];
+    // A constant such as 1.0 that fills 64 bits is a double; a hexadecimal literal there is an integer.
+    let fractional = if name.ends_with("_b64") { Float::Double } else { float };
     for (operand, word) in operands.iter_mut().zip(&text.operands) {
+        let float = if word.contains('.') { fractional } else { float };
         *operand = syntax::operand(word, float).unwrap_or_default();
     }
     operands

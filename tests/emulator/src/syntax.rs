@@ -101,7 +101,8 @@ pub(crate) fn bits(text: &str) -> u8 {
 
 /// An operand; `None` for text that is none, such as `off`.
 pub(crate) fn operand(text: &str, float: Float) -> Option<Operand> {
-    let mut text = text;
+    // A literal that could be an inline constant is printed with its form.
+    let mut text = inside(text, "lit").unwrap_or(text);
     let mut operand = Operand::default();
     if let Some(value) = constant(text, float) {
         operand.source = Source::Constant(value);
@@ -227,6 +228,7 @@ mod tests {
         assert_eq!(of("-4.0", Float::Double), Some(Source::Constant((-4f64).to_bits())));
         assert_eq!(of("0x40080000", Float::Double), Some(Source::Constant(3f64.to_bits())));
         assert_eq!(of("-1", Float::Single), Some(Source::Constant(u64::MAX)));
+        assert_eq!(of("lit(0xffffffff)", Float::Single), Some(Source::Constant(0xffff_ffff)));
         assert_eq!(of("off", Float::Single), None);
     }
 

@@ -5,10 +5,16 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{place, process, venv};
+use crate::{place, process, provider, venv};
 
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub struct Args {
+    /// The provider; nodes that it declines run on the CPU
+    #[arg(long, default_value = "cpu")]
+    pub provider: String,
+    /// Run on an emulated device of this chip: MI300X, MI325X, MI355X
+    #[arg(long, value_name = "CHIP")]
+    pub emulate: Option<String>,
     /// Write the cases again
     #[arg(long)]
     pub fresh: bool,
@@ -18,13 +24,20 @@ pub struct Args {
     /// Fail when the committed table is not that of this run, instead of writing it
     #[arg(long)]
     pub check: bool,
-    /// Options of the suite's program: --provider NAME, --filter TEXT, --ops A,B, --csv FILE, ...; with any of them the
-    /// table is left alone
+    /// Options of the suite's program: --kind NAME, --filter TEXT, --ops A,B, --csv FILE, ...; with any of them the table
+    /// is left alone
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub rest: Vec<String>,
 }
 
-/// Writes the cases if there are none, runs them, and writes the table of the CPU provider.
+impl Default for Args {
+    fn default() -> Args {
+        let provider = "cpu".to_owned();
+        Args { provider, emulate: None, fresh: false, release: false, check: false, rest: Vec::new() }
+    }
+}
+
+/// Writes the cases if there are none and runs them; the CPU provider has a table of its results.
 pub fn run(args: &Args) -> Result<()> {
     let cases = place::target().join("conformance-cases");
     // Written last by the script, so that an interrupted dump is done again.
@@ -34,14 +47,21 @@ pub fn run(args: &Args) -> Result<()> {
         }
         process::run(Command::new(venv::python()?).arg(place::script("dump_cases.py")).arg(&cases))?;
     }
-    let lists = place::root().join("providers/cpu/conformance");
+    let lists = place::root().join("providers").join(&args.provider).join("conformance");
     let mut suite = Command::new(build(args.release)?);
-    suite.arg(&cases).arg("--lists").arg(&lists);
-    if args.rest.is_empty() {
-        suite.arg("--table").arg(lists.join("table.md"));
-        if args.check {
-            suite.arg("--check");
+    suite.arg(&cases).arg("--lists").arg(&lists).args(["--provider", &args.provider]);
+    match provider::library(&args.provider)? {
+        Some(library) => _ = suite.arg("--provider-library").arg(library),
+        None if args.rest.is_empty() => {
+            suite.arg("--table").arg(lists.join("table.md"));
+            if args.check {
+                suite.arg("--check");
+            }
         }
+        None => {}
+    }
+    if let Some(chip) = &args.emulate {
+        provider::emulate(&mut suite, chip)?;
     }
     process::run(suite.args(&args.rest))
 }

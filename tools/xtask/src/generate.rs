@@ -107,3 +107,6 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
 fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests;

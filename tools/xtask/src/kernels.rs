@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use tenon_kernels::gpu::arch::{self, Arch};
+use tenon_kernels::gpu::arch::{self, Arch, Vendor};
 use tenon_kernels::gpu::unit;
 
 use crate::{place, process, venv};
@@ -13,16 +13,17 @@ use crate::{place, process, venv};
 pub struct Args {
     /// The only family to compile, such as sm90
     #[arg(long)]
-    arch: Option<String>,
+    pub arch: Option<String>,
     /// Compile and check only units whose names hold this text, and write no container
     #[arg(long)]
-    filter: Option<String>,
+    pub filter: Option<String>,
     /// Compilers at a time; as many as there are cores by default
     #[arg(long)]
-    jobs: Option<u32>,
+    pub jobs: Option<u32>,
 }
 
-/// Compiles the families into `target/kernels/<arch>.pack`. What was compiled before with the same inputs is not again.
+/// Compiles the families into `target/kernels/<arch>.pack`, with reports in `target/kernels/report/<arch>`. What was
+/// compiled before with the same inputs is not again.
 pub fn run(args: &Args) -> Result<()> {
     let python = venv::kernels()?;
     let families: Vec<&Arch> = match &args.arch {
@@ -42,7 +43,12 @@ fn compile(family: &Arch, python: &PathBuf, args: &Args) -> Result<()> {
     std::fs::write(&units, unit::listing(family.name, family.target, &family.units()?))
         .with_context(|| format!("cannot write {}", units.display()))?;
     let mut command = Command::new(python);
-    command.arg(place::script("nvrtc.py")).arg("build").arg(&units).arg("--cache").arg(folder.join("cache"));
+    let script = match family.vendor {
+        Vendor::Nvidia => "nvrtc.py",
+        Vendor::Amd => "amdgcn.py",
+    };
+    command.arg(place::script(script)).arg("build").arg(&units).arg("--cache").arg(folder.join("cache"));
+    command.arg("--report").arg(folder.join("report").join(family.name));
     match &args.filter {
         Some(filter) => command.args(["--filter", filter]),
         None => command.arg("--out").arg(folder.join(format!("{}.pack", family.name))),

@@ -1,4 +1,5 @@
-//! Developer commands: generate, tidy, test, conformance, contrib, fuzz, zoo, bench, kernels, dist. One module for each subcommand.
+//! Developer commands: generate, tidy, test, conformance, contrib, fuzz, zoo, bench, kernels, rocm, dist. One
+//! module for each subcommand.
 
 mod bench;
 mod conformance;
@@ -9,6 +10,8 @@ mod generate;
 mod kernels;
 mod place;
 mod process;
+mod provider;
+mod rocm;
 mod test;
 mod tidy;
 mod venv;
@@ -43,6 +46,8 @@ enum Command {
     Bench(bench::Args),
     /// Compile the GPU kernels and check their machine code
     Kernels(kernels::Args),
+    /// Run the ROCm provider on emulated devices: suite, models, doctor
+    Rocm(rocm::Args),
     /// Build what is shipped into target/dist
     Dist(dist::Args),
     /// Make the Python environment that scripts run in, and print its interpreter
@@ -60,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Command::Zoo(args) => zoo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Rocm(args) => rocm::run(&args),
         Command::Dist(args) => dist::run(&args),
         Command::Venv(args) => venv::run(&args),
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{conformance, contrib, fuzz, generate, kernels, place, process, zoo};
+use crate::{conformance, contrib, fuzz, generate, kernels, place, process, rocm, zoo};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,6 +42,7 @@ const CHECKS: &[Check] = &[
     Check { name: "fuzz", slow: true, run: random_graphs },
     Check { name: "contrib", slow: true, run: contrib_grid },
     Check { name: "zoo", slow: true, run: real_models },
+    Check { name: "rocm", slow: true, run: emulated_devices },
 ];
 
 /// Runs every check, also after one failed; an error when any failed.
@@ -127,5 +128,10 @@ fn real_models() -> Result<Outcome> {
         return Ok(Outcome::Skipped("no zoo: set TENON_ZOO to its folder".to_owned()));
     }
     zoo::run(&zoo::Args { dev: true, ..zoo::Args::default() })?;
+    Ok(Outcome::Passed)
+}
+
+fn emulated_devices() -> Result<Outcome> {
+    rocm::run(&rocm::Args::default())?;
     Ok(Outcome::Passed)
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{place, process, venv};
+use crate::{place, process, provider, venv};
 
 #[derive(clap::Args, Default)]
 pub struct Args {
@@ -20,6 +20,15 @@ pub struct Args {
     /// Check the development build of runner, which the tests build anyway, instead of the release build
     #[arg(long)]
     pub dev: bool,
+    /// The provider that runs whatever it can, in the development build
+    #[arg(long)]
+    pub provider: Option<String>,
+    /// Run on an emulated device of this chip: MI300X, MI325X, MI355X
+    #[arg(long, value_name = "CHIP")]
+    pub emulate: Option<String>,
+    /// Only these tests
+    #[arg(long, value_name = "A,B")]
+    pub only: Option<String>,
 }
 
 /// Fetches, builds, checks.
@@ -28,9 +37,20 @@ pub fn run(args: &Args) -> Result<()> {
     if args.prepare {
         return Ok(());
     }
-    let runner = runner(if args.dev { Profile::Dev } else { Profile::Release })?;
+    let dev = args.dev || args.provider.is_some();
+    let runner = runner(if dev { Profile::Dev } else { Profile::Release })?;
     let mut test = process::cargo(["test", "--quiet", "--package", "tenon-tests", "--test", "zoo", "--"]);
     test.args(&args.filter).env("TENON_ZOO_CASES", &cases).env("TENON_RUNNER", &runner);
+    if let Some(name) = &args.provider {
+        provider::library(name)?;
+        test.env("TENON_ZOO_PROVIDER", name);
+    }
+    if let Some(chip) = &args.emulate {
+        provider::emulate(&mut test, chip)?;
+    }
+    if let Some(only) = &args.only {
+        test.env("TENON_ZOO_ONLY", only);
+    }
     process::run(&mut test)
 }
 

@@ -2,9 +2,12 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `TENON_HIP_DEVICES` | the devices, by name and separated by commas: `MI300X`, `MI325X`, `MI355X`; one MI355X otherwise |
+//! | `TENON_HIP_DEVICES` | the devices, by name and separated by commas: `MI300X`, `MI325X`, `MI355X`; none otherwise |
 //! | `TENON_HIP_MEMORY` | bytes of memory of each device, instead of the chip's |
 //! | `TENON_HIP_LOSE_AFTER` | the device is lost after that many launches |
+//!
+//! Without the first variable there is no device: a build folder that is on the library path must not change what a
+//! program runs on.
 //!
 //! Work runs when it is submitted and streams keep an emulated clock, which events read: times are estimates and never
 //! measurements. A fault on a device is reported as the driver does it: the launch succeeds, and the next call that

@@ -5,11 +5,28 @@ use crate::status::{Result, Status, answer, put};
 use crate::work::{Work, submit};
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tenon_emulator::{CodeObject, Kernel, Launch};
 
+/// A parsed image. Programs load the same images for every session, and a kernel is decoded once for each of them: the
+/// last ones are kept, by their bytes.
+fn parsed(bytes: &[u8]) -> tenon_emulator::Result<CodeObject> {
+    const KEPT: usize = 256;
+    static CACHE: Mutex<Vec<(Vec<u8>, CodeObject)>> = Mutex::new(Vec::new());
+    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, code)) = cache.iter().find(|(image, _)| image == bytes) {
+        return Ok(code.clone());
+    }
+    let code = CodeObject::load(bytes)?;
+    if cache.len() == KEPT {
+        cache.remove(0);
+    }
+    cache.push((bytes.to_vec(), code.clone()));
+    Ok(code)
+}
+
 fn load(target: Option<&mut Handle>, bytes: &[u8]) -> Result<()> {
-    let code = CodeObject::load(bytes).map_err(|error| {
+    let code = parsed(bytes).map_err(|error| {
         eprintln!("hipModuleLoad: {error}");
         Status::of(&error)
     })?;

@@ -100,7 +100,7 @@ pub(crate) fn set_current(device: usize) {
 
 impl State {
     fn from_environment() -> State {
-        let names = std::env::var("TENON_HIP_DEVICES").unwrap_or_else(|_| "MI355X".to_string());
+        let names = std::env::var("TENON_HIP_DEVICES").unwrap_or_default();
         let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
         let capacity = number("TENON_HIP_MEMORY");
         let mut devices = Vec::new();

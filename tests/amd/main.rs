@@ -1,0 +1,12 @@
+//! Every GPU planner's kernels on emulated CDNA3 and CDNA4 devices, against float64 references.
+//!
+//! Without the compiler that `cargo xtask kernels` installs the tests say so and pass.
+
+mod attention;
+#[path = "../codegen/compiler.rs"]
+mod compiler;
+mod device;
+mod harness;
+mod matmul;
+mod mistake;
+mod product;
