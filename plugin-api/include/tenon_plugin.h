@@ -366,7 +366,9 @@ typedef struct tenon_byte_sink {
  *   index   position in the executable's outputs
  *   dtype, dims, rank, bytes   of the output; dims is borrowed for the call
  *   data    out: at least bytes bytes, aligned to 64, in the memory kind of the executable's device; not NULL unless
- *           bytes is 0; the provider fills it in stream order and forgets it when run returns
+ *           bytes is 0; the provider fills it in stream order and forgets it when run returns. It is the memory of an
+ *           input only where the operator of the output updates that input in place (a cache of keys and values that
+ *           is as long afterwards): the provider then moves nothing
  * May be called once an output in a run, from the thread that called run. */
 typedef tenon_status* (*tenon_allocate_output)(void* context, uint32_t index, tenon_dtype dtype, const int64_t* dims,
                                                uint32_t rank, size_t bytes, void** data);

@@ -441,6 +441,28 @@ fn every_rule_survives_every_rank_and_missing_types() {
 }
 
 #[test]
+fn a_cache_that_is_declared_as_long_as_its_past_keeps_that_length() {
+    for (declared, expected) in [("batch,2,length,8", "float[batch,2,length,8]"), ("batch,2,total,8", "")] {
+        let mut g = graph(21);
+        let query = input(&mut g, "query", DType::F32, "batch,rows,64");
+        let past = input(&mut g, "past", DType::F32, "batch,2,length,8");
+        let lengths = input(&mut g, "lengths", DType::I32, "batch");
+        let total = input(&mut g, "total", DType::I32, "");
+        let inputs = [Some(query), None, None, Some(past), Some(past), Some(lengths), Some(total)];
+        let mut node = Node::new("com.microsoft", "GroupQueryAttention", 1);
+        node.attributes.set("num_heads", Attribute::from(4));
+        node.attributes.set("kv_num_heads", Attribute::from(2));
+        let outputs = g.append(node, &inputs, 3).unwrap().1;
+        g.add_output("present", outputs[1], Some(TypeInfo::tensor(DType::F32, dims(declared))));
+        infer(&mut g);
+        match expected {
+            "" => assert_ne!(type_of(&g, outputs[1]), "float[batch,2,length,8]"),
+            expected => assert_eq!(type_of(&g, outputs[1]), expected),
+        }
+    }
+}
+
+#[test]
 fn a_hundred_thousand_nodes_take_moments() {
     let mut g = graph(17);
     let mut x = input(&mut g, "x", DType::F32, "n,64");

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use smallvec::SmallVec;
 use tenon_plugin_api::host;
 
-use crate::dtype::DType;
 use crate::error::{Error, Result, Stage};
+use crate::execute::bound::Fixed;
+use crate::execute::device_tensor::DeviceTensor;
 use crate::execute::{control, run, sequence};
 use crate::graph::Bindings;
 use crate::partition::Place;
@@ -56,23 +57,6 @@ pub(super) enum Held {
     Device(DeviceTensor),
 }
 
-/// A tensor in the memory of a device.
-#[derive(Clone)]
-pub(super) struct DeviceTensor {
-    pub dtype: DType,
-    pub dims: Dims,
-    pub bytes: usize,
-    pub memory: Arc<host::Memory>,
-    pub offset: usize,
-}
-
-impl DeviceTensor {
-    /// The device address of the first byte.
-    pub fn address(&self) -> *mut u8 {
-        self.memory.as_ptr().cast::<u8>().wrapping_add(self.offset)
-    }
-}
-
 /// One run's state.
 pub(super) struct Frame {
     pub slots: Vec<Held>,
@@ -81,6 +65,8 @@ pub(super) struct Frame {
     /// Values that queued work may still touch; let go when their streams have been synchronised.
     pub in_flight: Vec<Held>,
     pub arena: ArenaState,
+    /// What stays the same from run to run, in the frame of a bound run.
+    pub fixed: Fixed,
 }
 
 /// Where the arena slots of a run are.
@@ -119,21 +105,19 @@ impl Runner {
     /// Begins a run, which takes its inputs before it goes on.
     pub fn start(&self) -> Run<'_> {
         let kept = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let frame = kept.unwrap_or_else(|| {
-            Box::new(Frame {
-                slots: vec![Held::Nothing; self.plan.slots.len()],
-                streams: self.plan.devices.iter().map(|_| None).collect(),
-                in_flight: Vec::new(),
-                arena: ArenaState::default(),
-            })
-        });
-        Run { runner: self, frame: Some(frame) }
+        Run { runner: self, frame: Some(kept.unwrap_or_else(|| Box::new(Frame::new(&self.plan)))) }
     }
 
     fn steps(&self, frame: &mut Frame, bindings: &[Option<Binding>]) -> Result<Outputs> {
         if !self.plan.arena.is_empty() {
             frame.lay_out_arena(&self.plan)?;
         }
+        self.walk(frame, bindings)?;
+        self.outputs(frame, bindings)
+    }
+
+    /// Does every step of the plan.
+    pub(super) fn walk(&self, frame: &mut Frame, bindings: &[Option<Binding>]) -> Result<()> {
         for (step, bodies) in self.plan.steps.iter().zip(&self.bodies) {
             match &step.action {
                 Action::Run(step) => run::run(&self.plan, step, frame, bindings)?,
@@ -149,7 +133,7 @@ impl Runner {
                 frame.release(slot);
             }
         }
-        self.outputs(frame, bindings)
+        Ok(())
     }
 
     fn outputs(&self, frame: &Frame, bindings: &[Option<Binding>]) -> Result<Outputs> {
@@ -228,6 +212,17 @@ pub(super) fn too_small(number: usize, needed: usize, capacity: usize) -> Error 
 }
 
 impl Frame {
+    /// A frame for `plan` in which nothing has been computed.
+    pub fn new(plan: &Plan) -> Frame {
+        Frame {
+            slots: vec![Held::Nothing; plan.slots.len()],
+            streams: plan.devices.iter().map(|_| None).collect(),
+            in_flight: Vec::new(),
+            arena: ArenaState::default(),
+            fixed: Fixed::default(),
+        }
+    }
+
     /// The value of a host slot or a constant.
     pub fn value(&self, source: &Source) -> Result<Value> {
         match source {
@@ -241,6 +236,9 @@ impl Frame {
     }
 
     fn release(&mut self, slot: Slot) {
+        if self.fixed.keeps(slot) {
+            return;
+        }
         let held = std::mem::take(&mut self.slots[slot as usize]);
         if matches!(held, Held::Device(_)) {
             self.in_flight.push(held);
@@ -248,7 +246,7 @@ impl Frame {
     }
 
     /// Waits for all queued work, after which nothing is in flight.
-    fn settle(&mut self, plan: &Plan) -> Result<()> {
+    pub fn settle(&mut self, plan: &Plan) -> Result<()> {
         let mut first = Ok(());
         for (device, stream) in self.streams.iter().enumerate() {
             let Some(stream) = stream else { continue };
@@ -273,17 +271,23 @@ impl Frame {
     }
 
     /// Finds an offset for every arena slot whose size follows from the shapes of this run's inputs.
-    fn lay_out_arena(&mut self, plan: &Plan) -> Result<()> {
+    pub fn lay_out_arena(&mut self, plan: &Plan) -> Result<()> {
         let shapes: Vec<Option<Dims>> = plan.inputs.iter().map(|slot| self.input_dims(*slot)).collect();
         if shapes == self.arena.shapes && !self.arena.layout.is_empty() {
             return Ok(());
         }
         let bindings = bind(plan, &shapes);
-        let sizes: Vec<Option<usize>> = plan
+        let mut sizes: Vec<Option<usize>> = plan
             .arena
             .iter()
             .map(|slot| slot.dtype.byte_len(slot.shape.eval(&bindings)?.iter().product()))
             .collect();
+        // Slots in the caller's memory need none of the arena's.
+        for (number, info) in plan.slots.iter().enumerate() {
+            if let Some(arena) = info.arena.filter(|_| self.fixed.keeps(number as Slot)) {
+                sizes[arena as usize] = None;
+            }
+        }
         self.arena.layout = vec![None; plan.arena.len()];
         self.arena.blocks.clear();
         let memories: std::collections::BTreeSet<Place> = plan.arena.iter().map(|slot| slot.memory).collect();
@@ -316,6 +320,7 @@ impl Frame {
     fn input_dims(&self, slot: Option<Slot>) -> Option<Dims> {
         match &self.slots[slot? as usize] {
             Held::Host(Value::Tensor(tensor)) => Some(tensor.dims().into()),
+            Held::Device(tensor) => Some(tensor.dims.clone()),
             _ => None,
         }
     }

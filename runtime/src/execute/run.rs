@@ -9,7 +9,8 @@ use tenon_plugin_api::{ffi, host};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::execute::frame::{Binding, DeviceTensor, Frame, Held, too_small};
+use crate::execute::device_tensor::DeviceTensor;
+use crate::execute::frame::{Binding, Frame, Held, too_small};
 use crate::partition::Place;
 use crate::plan::{CopyStep, Plan, RunStep, Slot, SlotInfo};
 use crate::plugin::provider_error;
@@ -227,7 +228,10 @@ impl Allocation<'_> {
         }
         let (held, address) = match info.memory {
             Place::Host => self.on_host(info, dtype, &sizes, bytes)?,
-            Place::Device(device) => self.on_device(info, device, dtype, sizes, bytes)?,
+            Place::Device(device) => match self.frame.fixed.output(slot) {
+                Some(given) => given_memory(info, given, dtype, sizes, bytes)?,
+                None => self.on_device(info, device, dtype, sizes, bytes)?,
+            },
         };
         self.frame.slots[slot as usize] = held;
         Ok(address)
@@ -271,6 +275,25 @@ impl Allocation<'_> {
     }
 }
 
+/// The caller's device memory for an output.
+fn given_memory(
+    info: &SlotInfo,
+    given: &DeviceTensor,
+    dtype: DType,
+    dims: Dims,
+    bytes: usize,
+) -> Result<(Held, *mut u8)> {
+    if bytes > given.bytes {
+        return Err(Error::invalid_input(format!(
+            "'{}' needs {bytes} bytes, but the device tensor bound to it has {}; bind a larger one",
+            info.name, given.bytes
+        )));
+    }
+    let tensor = DeviceTensor { dtype, dims, bytes, ..given.clone() };
+    let address = tensor.address();
+    Ok((Held::Device(tensor), address))
+}
+
 /// A tensor over memory that outlives this run's use of it.
 fn borrowed(dtype: DType, dims: &Dims, data: NonNull<u8>, bytes: usize) -> Result<Tensor> {
     // SAFETY: callers pass memory of the frame's arena or of an output binding, valid for `bytes` bytes while the slot is.
@@ -307,6 +330,9 @@ pub(super) fn copy(
     frame: &mut Frame,
     bindings: &[Option<Binding>],
 ) -> Result<()> {
+    if frame.fixed.skips(step.to) {
+        return Ok(());
+    }
     let source = frame.slots[step.from as usize].clone();
     let target = &plan.slots[step.to as usize];
     let copied = match (source, target.memory) {

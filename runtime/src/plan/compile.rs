@@ -1,6 +1,6 @@
 //! Turns clusters into a plan: compiles each, places every value in a slot, inserts copies, finds lifetimes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use smallvec::SmallVec;
@@ -9,12 +9,13 @@ use tenon_plugin_api::host;
 use crate::dtype::DType;
 use crate::error::{Error, Result, ResultExt, Stage};
 use crate::graph::host_op;
-use crate::graph::{Graph, NodeId, TensorType, ValueId};
+use crate::graph::{Dim, Graph, NodeId, TensorType, ValueId};
 use crate::partition::{self, Chooser, Cluster, DeviceCost, Partitions, Place};
 use crate::plan::{
     Action, ArenaSlot, BodyPlan, CopyStep, HostStep, Plan, RunStep, Slot, SlotInfo, Source, Step,
 };
 use crate::plugin::{GraphView, provider_error};
+use crate::shape::expr;
 use crate::tensor::Tensor;
 
 /// A device of a session and what the planner needs to know of it.
@@ -166,9 +167,12 @@ impl<'g> Planner<'g> {
     }
 
     fn run_step(&mut self, cluster: &Cluster, device: usize) -> Result<()> {
-        let (inputs, outputs) = boundary(self.graph, &cluster.nodes);
+        let (mut inputs, outputs) = boundary(self.graph, &cluster.nodes);
         let target = &self.devices[device];
         let memory = target.memory(device);
+        if matches!(memory, Place::Device(_)) {
+            inputs.extend(measures(self.graph, &cluster.nodes, &inputs));
+        }
         let view = GraphView::new(self.graph, &cluster.nodes, &inputs, &outputs);
         let executable = target
             .handle
@@ -334,7 +338,7 @@ fn is_output(outputs: &[Source], slot: Slot) -> bool {
 }
 
 /// The slots an action reads and those it fills.
-fn touched(action: &Action) -> (Vec<Slot>, Vec<Slot>) {
+pub(super) fn touched(action: &Action) -> (Vec<Slot>, Vec<Slot>) {
     match action {
         Action::Run(run) => (run.inputs.to_vec(), run.outputs.to_vec()),
         Action::Copy(copy) => (vec![copy.from], vec![copy.to]),
@@ -374,4 +378,31 @@ fn boundary(graph: &Graph, nodes: &[NodeId]) -> (Vec<ValueId>, Vec<ValueId>) {
         }
     }
     (inputs, outputs)
+}
+
+/// Inputs of the graph that a cluster does not read, but whose dimensions name sizes in its results that none of its own
+/// inputs tells: a provider that knows sizes from its inputs alone learns them there.
+fn measures(graph: &Graph, nodes: &[NodeId], inputs: &[ValueId]) -> Vec<ValueId> {
+    let dims =
+        |value: ValueId| graph.value(value).ty().and_then(|ty| ty.shape()).into_iter().flat_map(|s| s.iter());
+    let names = |value: ValueId| {
+        dims(value).filter_map(|dim| if let Dim::Symbol(name) = dim { Some(name) } else { None })
+    };
+    let mut known: HashSet<&str> =
+        inputs.iter().flat_map(|&value| names(value)).map(|name| &**name).collect();
+    let mut added = Vec::new();
+    for value in nodes.iter().flat_map(|&id| graph.node(id).outputs()).flatten() {
+        let mut wanted = BTreeSet::new();
+        dims(*value).filter_map(Dim::to_expr).for_each(|dim| expr::collect_symbols(&dim, &mut wanted));
+        for name in wanted {
+            let tells = |&&input: &&ValueId| names(input).any(|other| *other == name);
+            if !known.contains(&*name)
+                && let Some(&input) = graph.inputs().iter().find(tells)
+            {
+                known.extend(names(input).map(|name| &**name));
+                added.push(input);
+            }
+        }
+    }
+    added
 }

@@ -129,3 +129,8 @@ impl Plan {
         self.steps.iter().map(count).sum()
     }
 }
+
+/// True when `action` reads `slot`.
+pub(crate) fn reads(action: &Action, slot: Slot) -> bool {
+    compile::touched(action).0.contains(&slot)
+}

@@ -1,5 +1,6 @@
 //! Sessions: a model opened on some providers, ready to run from any thread.
 
+mod bound;
 mod environment;
 mod evaluate;
 mod open;
@@ -19,6 +20,7 @@ pub use report::{Placement, ProviderShare, Report, Stage};
 
 use crate::error::{Error, Result};
 use crate::execute::{Binding, Outputs, Runner};
+pub use crate::execute::{BoundRun, DeviceTensor, Given};
 use crate::graph::{Graph, TypeInfo};
 use crate::plan::Device;
 use crate::tensor::Value;

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::graph::{Dim, TypeInfo};
+use crate::graph::{Dim, TensorType, TypeInfo};
 use crate::session::ValueSpec;
 use crate::tensor::Value;
 
@@ -32,6 +32,27 @@ impl<'a> Checker<'a> {
         check_type(spec, &value, &mut self.symbols)?;
         align(&mut value);
         Ok(value)
+    }
+}
+
+impl<'a> Checker<'a> {
+    /// Checks type and shape of a tensor that is given for an input without being on the host.
+    pub fn check_shape(&mut self, spec: &'a ValueSpec, dtype: DType, dims: &[usize]) -> Result<()> {
+        match &spec.ty {
+            None => Ok(()),
+            Some(TypeInfo::Tensor(expected)) => {
+                let bad = |why: String| {
+                    Error::invalid_input(format!(
+                        "input '{}': expected {expected:?}, got {dtype} {dims:?}{why}",
+                        spec.name
+                    ))
+                };
+                check_tensor(expected, dtype, dims, &mut self.symbols, &bad)
+            }
+            Some(other) => {
+                Err(Error::invalid_input(format!("input '{}' is {other}, not a tensor", spec.name)))
+            }
+        }
     }
 }
 
@@ -82,14 +103,24 @@ fn check_type<'a>(
         | (Some(TypeInfo::Map { .. }), Value::Map(_)) => return Ok(()),
         _ => return Err(bad(String::new())),
     };
-    if expected.dtype != DType::Undefined && expected.dtype != tensor.dtype() {
+    check_tensor(expected, tensor.dtype(), tensor.dims(), symbols, &bad)
+}
+
+fn check_tensor<'a>(
+    expected: &'a TensorType,
+    dtype: DType,
+    dims: &[usize],
+    symbols: &mut SmallVec<[(&'a Arc<str>, usize); 8]>,
+    bad: &dyn Fn(String) -> Error,
+) -> Result<()> {
+    if expected.dtype != DType::Undefined && expected.dtype != dtype {
         return Err(bad(String::new()));
     }
     let Some(shape) = &expected.shape else { return Ok(()) };
-    if shape.rank() != tensor.rank() {
-        return Err(bad(format!(" (rank {} instead of {})", tensor.rank(), shape.rank())));
+    if shape.rank() != dims.len() {
+        return Err(bad(format!(" (rank {} instead of {})", dims.len(), shape.rank())));
     }
-    for (axis, (dim, &size)) in shape.iter().zip(tensor.dims()).enumerate() {
+    for (axis, (dim, &size)) in shape.iter().zip(dims).enumerate() {
         match dim {
             Dim::Known(known) if *known != size => {
                 return Err(bad(format!(" (dimension {axis} must be {known})")));

@@ -153,12 +153,17 @@ fn group_query(s: &mut Site<'_>) -> Result<()> {
     let size = if packed { dim::over(&width, n + 2 * g) } else { dim::over(&width, n) };
     let output = [s.dim(0, 0), s.dim(0, 1), if packed { dim::times(&size, n) } else { width }];
     s.set_tensor(0, dtype, Some(output.into_iter().collect()));
-    // The present state reuses a past buffer that is long enough; otherwise it is as long as the whole sequence.
+    // The present state reuses a past buffer that is long enough; otherwise it is as long as the whole sequence. A model
+    // that declares both of one length says that the buffer is.
     let total = s.size_of(6);
     for (output, past) in [(1, 3), (2, 4)] {
         let shape = if s.has(past) {
+            let declared = s.node.output(output).and_then(|value| s.graph.value(value).ty());
+            let declared = declared.and_then(|ty| ty.shape()).and_then(|shape| shape.get(2));
             let length = if s.flag("sliding_window_cache", false)? {
                 Dim::Unknown
+            } else if total == Dim::Unknown && declared == Some(&s.dim(past, 2)) {
+                s.dim(past, 2)
             } else {
                 max(&s.dim(past, 2), &total)
             };
