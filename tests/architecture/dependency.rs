@@ -145,7 +145,7 @@ fn named_dependencies_have_one_home() {
         ("prost", &["runtime"]),
         ("petgraph", &["runtime"]),
         ("memmap2", &["runtime", "models"]),
-        ("libloading", &["runtime", "providers", "tests"]),
+        ("libloading", &["runtime", "providers", "tests", "tools"]),
         ("onnx-protobuf", &["tests"]),
         ("protobuf", &["tests"]),
         ("cudarc", &["providers/cuda"]),

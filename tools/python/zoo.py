@@ -39,7 +39,7 @@ REFERENCE_ERROR = {"ppocr_det": 1e-4}
 SMOLLM2_PROMPT = 0
 SMOLLM2_VARIANTS = ("std", "onnx23")
 TINY_ARCHITECTURES = ("llama", "mistral")
-TINY_STEPS = 8
+TINY_STEPS = 40
 """Decode steps of the tiny language models, the cache fed back."""
 
 
@@ -224,8 +224,10 @@ def tiny_case(root, zoo, architecture):
     head_size = json.loads((export / "genai_config.json").read_text())["model"]["decoder"]["head_size"]
 
     def check(step, logits):
-        expected = references["prefill_logits"] if step == 0 else references["step_logits"][step][None, None]
-        near(f"tiny {architecture} step {step}", logits, expected)
+        # The last step follows the last stored token.
+        if step < len(references["step_logits"]):
+            expected = references["prefill_logits"] if step == 0 else references["step_logits"][step][None, None]
+            near(f"tiny {architecture} step {step}", logits, expected)
 
     sizes = {"batch_size": 1, "kv_cache_dim": head_size}
     decode_case(case, references["prompt"], references["greedy"][:TINY_STEPS], sizes, check)

@@ -20,6 +20,7 @@ Examples:
   runner model.onnx --verify --bisect             find the first node that differs from the plain CPU result
   runner model.onnx --profile trace.json          open the file in ui.perfetto.dev
   runner inspect model.onnx --stage partitions    where each node runs, and why
+  runner doctor --provider NAME                   a provider's kernels: right, and how fast
 
 Exit codes: 0 success, 1 failure or disagreement, 2 wrong usage.";
 
@@ -47,6 +48,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// List providers and their devices
     Providers(ProvidersArgs),
+    /// Check each class of a provider's kernels against the CPU on random data, and time them
+    Doctor(DoctorArgs),
 }
 
 /// `runner MODEL`.
@@ -165,6 +168,9 @@ pub struct SessionArgs {
     /// Fail where a requested provider declines a node, and list the reasons
     #[arg(long)]
     pub strict: bool,
+    /// Leave every node with the first provider that takes it, also where another is estimated to finish first
+    #[arg(long)]
+    pub no_balance: bool,
     /// Threads of the CPU provider [default: every core]
     #[arg(short, long, value_name = "N")]
     pub threads: Option<usize>,
@@ -220,6 +226,31 @@ pub struct InspectArgs {
 /// `runner providers`.
 #[derive(ClapArgs, Debug)]
 pub struct ProvidersArgs {
+    /// Folder with provider libraries, besides those beside this program and in TENON_PROVIDER_PATH
+    #[arg(long, value_name = "DIR")]
+    pub provider_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    pub talk: TalkArgs,
+}
+
+/// `runner doctor`.
+#[derive(ClapArgs, Debug)]
+pub struct DoctorArgs {
+    /// The provider, as NAME[:DEVICE][,KEY=VALUE..]
+    #[arg(short, long, value_name = "NAME")]
+    pub provider: String,
+    /// Check results on small shapes and take no times; what an emulated device can do
+    #[arg(long)]
+    pub check: bool,
+    /// Only classes of kernels with this text in their name, such as `matmul` or `f16`
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Write doctor.txt, doctor.json and matmul.toml, rows for the family's table, to this folder
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Seed of the random data
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
     /// Folder with provider libraries, besides those beside this program and in TENON_PROVIDER_PATH
     #[arg(long, value_name = "DIR")]
     pub provider_dir: Vec<PathBuf>,

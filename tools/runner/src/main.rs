@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod compare;
+mod doctor;
 mod drawing;
 mod inputs;
 mod inspect;
@@ -52,6 +53,10 @@ fn dispatch(args: &Args) -> Result<ExitCode> {
         Some(Command::Providers(args)) => {
             listen(&args.talk)?;
             providers::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Doctor(args)) => {
+            listen(&args.talk)?;
+            doctor::run(args)
         }
     }
 }

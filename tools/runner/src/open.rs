@@ -52,6 +52,7 @@ pub fn options(args: &SessionArgs) -> Result<SessionOptions> {
     Ok(SessionOptions {
         providers: args.provider.as_deref().map(provider_requests).transpose()?.unwrap_or_default(),
         strict: args.strict,
+        balance: !args.no_balance,
         threads: args.threads,
         optimize: !args.no_optimize,
         fuse: !args.no_fuse,
