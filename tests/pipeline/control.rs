@@ -141,3 +141,37 @@ fn a_nested_graph_of_an_unknown_operator_is_declined_with_the_reason() {
     };
     assert!(error.contains("mystery") && error.contains("graph attributes"), "{error}");
 }
+
+#[test]
+fn inputs_with_defaults_are_constants_until_a_run_gives_them() {
+    let environment = environment();
+    let mut graph = Graph::new("defaults", opsets());
+    let scale = graph.add_input("scale", float(&[2])).unwrap();
+    let x = graph.add_input("x", float(&[2])).unwrap();
+    let shift = graph.add_input("shift", float(&[2])).unwrap();
+    let (_, squared) = graph.append(node("Mul"), &[Some(scale), Some(scale)], 1).unwrap();
+    let (_, scaled) = graph.append(node("Mul"), &[Some(x), Some(squared[0])], 1).unwrap();
+    let (_, shifted) = graph.append(node("Add"), &[Some(scaled[0]), Some(shift)], 1).unwrap();
+    graph.add_output("y", shifted[0], None);
+    let pair = |values: [f32; 2]| Tensor::from_slice(&[2], &values).unwrap();
+    graph.set_default(scale, Some(pair([2.0, 3.0])));
+    graph.set_default(shift, Some(pair([0.5, 0.25])));
+    for providers in [&["cpu".to_string()][..], &["scattered,seed=5".into(), "cpu".into()]] {
+        let session = Session::from_graph(&environment, graph.clone(), &options(providers)).unwrap();
+        assert_eq!(session.optimized_graph().node_count(), 2, "the square is folded");
+        let optional: Vec<bool> = session.inputs().iter().map(|spec| spec.optional).collect();
+        assert_eq!(optional, [true, false, true]);
+        let run = |inputs: &[(&str, [f32; 2])]| {
+            let inputs: Vec<(&str, Value)> =
+                inputs.iter().map(|&(name, values)| (name, Value::from(pair(values)))).collect();
+            session.run(&inputs).unwrap()[0].as_tensor().unwrap().to_vec::<f32>().unwrap()
+        };
+        let x = ("x", [1.0, -2.0]);
+        for _ in 0..2 {
+            assert_eq!(run(&[x]), [4.5, -17.75]);
+            assert_eq!(run(&[x, ("scale", [1.0, 0.5])]), [1.5, -0.25]);
+            assert_eq!(run(&[("shift", [0.0, 1.0]), x]), [4.0, -17.0]);
+        }
+        assert!(session.run(&[("scale", Value::from(pair([1.0, 1.0])))]).is_err(), "x is missing");
+    }
+}

@@ -33,6 +33,7 @@ impl Device {
 }
 
 /// Plans graphs for one list of devices.
+#[derive(Clone)]
 pub struct Compiler {
     devices: Arc<[Device]>,
     balance: bool,

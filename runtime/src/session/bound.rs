@@ -32,9 +32,19 @@ impl Session {
             let index = index.ok_or_else(|| values::unknown("input", name, &self.inputs))?;
             given[index] = Some(value.clone());
         }
+        let is_overridden =
+            self.places.iter().zip(&given).any(|(place, given)| place.is_none() && given.is_some());
+        let runner = match &self.overridable {
+            Some(overridable) if is_overridden => overridable.runner()?,
+            _ => &self.runner,
+        };
         let mut checker = values::Checker::default();
         let mut all = Vec::with_capacity(given.len());
-        for ((spec, default), given) in self.inputs.iter().zip(&self.defaults).zip(given) {
+        let specs = self.inputs.iter().zip(&self.defaults).zip(&self.places);
+        for (((spec, default), place), given) in specs.zip(given) {
+            if place.is_none() && !is_overridden {
+                continue;
+            }
             all.push(match given {
                 Some(Given::Device(tensor)) => {
                     checker.check_shape(spec, tensor.dtype(), tensor.dims())?;
@@ -52,6 +62,6 @@ impl Session {
                 Ok((index, tensor.clone()))
             })
             .collect::<Result<Vec<_>>>()?;
-        BoundRun::new(&self.runner, all, outputs)
+        BoundRun::new(runner, all, outputs)
     }
 }

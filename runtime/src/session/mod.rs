@@ -1,6 +1,7 @@
 //! Sessions: a model opened on some providers, ready to run from any thread.
 
 mod bound;
+mod defaults;
 mod environment;
 mod evaluate;
 mod open;
@@ -42,6 +43,10 @@ pub struct Session {
     inputs: Vec<ValueSpec>,
     outputs: Vec<ValueSpec>,
     defaults: Vec<Option<Value>>,
+    /// For each input its number in the runner; `None` for one whose default the runner has for a constant.
+    places: Vec<Option<usize>>,
+    /// The model with every input open, where there are defaults.
+    overridable: Option<defaults::Overridable>,
     metadata: BTreeMap<String, String>,
     devices: Vec<Device>,
     report: Report,
@@ -118,6 +123,9 @@ impl Session {
         inputs: impl IntoIterator<Item = Result<Option<Value>>>,
         bindings: &[Option<Binding>],
     ) -> Result<Outputs> {
+        if let Some(overridable) = &self.overridable {
+            return self.run_with_defaults(overridable, inputs.into_iter(), bindings);
+        }
         let mut run = self.runner.start();
         let mut inputs = inputs.into_iter();
         let mut checker = values::Checker::default();
@@ -128,6 +136,35 @@ impl Session {
         let extra = inputs.count();
         if extra > 0 {
             return Err(values::too_many(self.inputs.len(), self.inputs.len() + extra));
+        }
+        run.finish(bindings)
+    }
+
+    /// A run of a model some of whose inputs have defaults: without a value for any of those, of the plan that has them for
+    /// constants.
+    fn run_with_defaults(
+        &self,
+        overridable: &defaults::Overridable,
+        inputs: impl Iterator<Item = Result<Option<Value>>>,
+        bindings: &[Option<Binding>],
+    ) -> Result<Outputs> {
+        let mut given = inputs.collect::<Result<Vec<_>>>()?;
+        if given.len() > self.inputs.len() {
+            return Err(values::too_many(self.inputs.len(), given.len()));
+        }
+        given.resize(self.inputs.len(), None);
+        let is_overridden =
+            self.places.iter().zip(&given).any(|(place, given)| place.is_none() && given.is_some());
+        let runner = if is_overridden { overridable.runner()? } else { &self.runner };
+        let mut run = runner.start();
+        let mut checker = values::Checker::default();
+        let specs = self.inputs.iter().zip(&self.defaults).zip(&self.places);
+        for (index, (((spec, default), place), given)) in specs.zip(given).enumerate() {
+            match place {
+                _ if is_overridden => run.input(index, checker.check(spec, default.as_ref(), given)?),
+                Some(place) => run.input(*place, checker.check(spec, None, given)?),
+                None => {}
+            }
         }
         run.finish(bindings)
     }

@@ -9,13 +9,11 @@ use crate::error::{Result, Stage as ErrorStage};
 use crate::execute::Runner;
 use crate::graph::{self, Graph};
 use crate::model::{self, Model};
-use crate::optimize;
 use crate::plan::{Compiler, Device, Planned};
-use crate::session::evaluate::DeviceEvaluator;
+use crate::session::defaults::{self, Overridable};
 use crate::session::{
     Environment, Report, Session, SessionOptions, Stage, ValueSpec, resolve, start_timelines,
 };
-use crate::shape;
 use crate::tensor::Value;
 
 impl Session {
@@ -90,16 +88,22 @@ impl<'a> Opening<'a> {
 
     fn finish(mut self, mut graph: Graph) -> Result<Session> {
         self.keep(Stage::Graph, || graph.to_string());
-        let dims = shape::Options { dims: self.options.dims.clone() };
-        self.time("shape", |_| shape::infer(&mut graph, &dims))
-            .map_err(|error| error.at_stage(ErrorStage::Shape))?;
-        optimize::lower(&mut graph).map_err(|error| error.at_stage(ErrorStage::Graph))?;
+        let has_defaults = graph.inputs().iter().any(|&input| graph.value(input).default().is_some());
+        let fixed = has_defaults.then(|| graph.clone());
+        self.time("shape", |this| defaults::prepare(&mut graph, this.options))?;
+        let inputs = Inputs::of(&graph);
+        let mut overridable = None;
+        if let Some(mut fixed) = fixed {
+            fixed.freeze_defaults();
+            defaults::prepare(&mut fixed, self.options)?;
+            let general = std::mem::replace(&mut graph, fixed);
+            overridable = Some(Overridable::new(general, self.compiler.clone(), self.options.clone()));
+        }
         self.keep(Stage::Shape, || graph.to_string());
-        let specs = input_specs(&graph);
         if self.options.optimize {
-            self.report.fusions = self
-                .time("optimize", |this| this.optimize(&mut graph, dims))
-                .map_err(|error| error.at_stage(ErrorStage::Optimize))?;
+            self.report.fusions = self.time("optimize", |this| {
+                defaults::optimize_graph(&mut graph, &this.compiler, this.options)
+            })?;
         }
         self.report.expanded = self
             .time("resolve", |this| resolve::run(&mut graph, &this.compiler))
@@ -108,18 +112,7 @@ impl<'a> Opening<'a> {
         let names = self.compiler.device_names();
         self.keep(Stage::Partitions, || planned.partitions.to_text(&graph, &names));
         self.report_partitions(&graph, &planned, &names);
-        Ok(self.session(graph, planned, specs))
-    }
-
-    fn optimize(&self, graph: &mut Graph, dims: shape::Options) -> Result<Vec<optimize::FusionReport>> {
-        let evaluator = DeviceEvaluator { compiler: &self.compiler };
-        let context = optimize::Context {
-            evaluator: Some(&evaluator),
-            dims,
-            fuse: self.options.fuse,
-            ..optimize::Context::default()
-        };
-        optimize::run(graph, &context)
+        Ok(self.session(graph, planned, inputs, overridable))
     }
 
     fn report_partitions(&mut self, graph: &Graph, planned: &Planned, names: &[String]) {
@@ -131,9 +124,13 @@ impl<'a> Opening<'a> {
         }
     }
 
-    fn session(self, graph: Graph, planned: Planned, inputs: Vec<ValueSpec>) -> Session {
-        let default = |&value| graph.value(value).default().map(|tensor| Value::from(tensor.to_aligned()));
-        let defaults = graph.inputs().iter().map(default).collect();
+    fn session(
+        self,
+        graph: Graph,
+        planned: Planned,
+        inputs: Inputs,
+        overridable: Option<Overridable>,
+    ) -> Session {
         let outputs = graph
             .outputs()
             .iter()
@@ -146,9 +143,11 @@ impl<'a> Opening<'a> {
         let timed = self.options.profile && start_timelines(&self.devices);
         Session {
             runner: Runner::new(planned.plan),
-            inputs,
+            inputs: inputs.specs,
             outputs,
-            defaults,
+            defaults: inputs.defaults,
+            places: inputs.places,
+            overridable,
             metadata: graph.info.metadata.iter().cloned().collect(),
             graph,
             devices: self.devices,
@@ -159,10 +158,28 @@ impl<'a> Opening<'a> {
     }
 }
 
-fn input_specs(graph: &Graph) -> Vec<ValueSpec> {
-    let spec = |&value| {
-        let value = graph.value(value);
-        ValueSpec { name: value.name().into(), ty: value.ty().cloned(), optional: value.default().is_some() }
-    };
-    graph.inputs().iter().map(spec).collect()
+/// The inputs of a model, those with defaults among them.
+struct Inputs {
+    specs: Vec<ValueSpec>,
+    defaults: Vec<Option<Value>>,
+    places: Vec<Option<usize>>,
+}
+
+impl Inputs {
+    fn of(graph: &Graph) -> Inputs {
+        let default = |&value| graph.value(value).default().map(|tensor| Value::from(tensor.to_aligned()));
+        let spec = |&value| {
+            let value = graph.value(value);
+            ValueSpec {
+                name: value.name().into(),
+                ty: value.ty().cloned(),
+                optional: value.default().is_some(),
+            }
+        };
+        Inputs {
+            specs: graph.inputs().iter().map(spec).collect(),
+            defaults: graph.inputs().iter().map(default).collect(),
+            places: defaults::places(graph),
+        }
+    }
 }
