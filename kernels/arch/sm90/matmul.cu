@@ -35,6 +35,32 @@ DEVICE void load_operand(u8* tile, const TensorMap* map, const TensorMap* second
     }
 }
 
+#if WINDOWS
+/// Loads the windows of a tile's positions, one tap and a block of its channels after the other.
+struct Gather {
+    const Window& window;
+    i32 x, y;
+    u32 channels, tap_x, tap_y;
+
+    DEVICE Gather(const Window& window, i32 position, u32 block) : window(window) {
+        const i32 row = position / (i32)window.out_width;
+        x = (position - row * (i32)window.out_width) * window.step_x + window.first_x;
+        y = row * window.step_y + window.first_y;
+        const u32 tap = block / window.channel_blocks;
+        channels = block - tap * window.channel_blocks;
+        tap_y = tap / window.kernel_width, tap_x = tap - tap_y * window.kernel_width;
+    }
+
+    DEVICE void load(u8* tile, const TensorMap* map, u64* full, i32 image) {
+        tensor_load_windows(tile, map, full, channels * kDepth, x, y, image, tap_x * window.dilation_x,
+                            tap_y * window.dilation_y, kQCache);
+        if (++channels < window.channel_blocks) return;
+        channels = 0;
+        if (++tap_x == window.kernel_width) tap_x = 0, tap_y++;
+    }
+};
+#endif
+
 /// Loads the records of a tile's rows; those behind the last are the last again.
 DEVICE void load_records(u8* tile, const u8* source, const Packed& packed, u64* full, i32 row, u32 block, u32 blocks) {
 #pragma unroll
@@ -54,6 +80,7 @@ struct Loader {
     const Packed& packed;
     const Problem& problem;
     Place at;
+    const Window* window;
 
     /// Loads one operand for all tiles. P and Q have a thread each, so that an operand that no kernel before this one
     /// writes does not wait for the other.
@@ -65,7 +92,10 @@ struct Loader {
         u32 stage = 0, parity = 1, turn = 1;
         for (u32 index = first; index < tiles; index += step, turn ^= 1) {
             const Tile tile = tile_at(problem, at, index);
-            if (CLUSTER_K > 1) barrier_wait(sum_empty, turn);
+            if (CLUSTER_K > 1) barrier_wait_cluster(sum_empty, turn);
+#if WINDOWS
+            Gather gather(*window, tile.col, begin);
+#endif
             for (u32 block = begin; block < end; block++) {
                 barrier_wait(empty + stage, parity);
                 barrier_expect(full + stage, kIsP ? p_bytes : kQBytes);
@@ -77,6 +107,9 @@ struct Loader {
                         shared + stage * kPBytes, map, up_map, full + stage, at.n, at.rank - at.n * CLUSTER_M, tile.row,
                         block, tile.batch / (i32)problem.p_share, kPCache);
                 } else {
+#if WINDOWS
+                    gather.load(shared + kQOffset + stage * kQBytes, map, full + stage, tile.batch);
+#else
 #pragma unroll
                     for (u32 half = 0; half < kHalves; half++) {
                         load_operand<BN, CLUSTER_M, 1, Q_TRANSPOSED, kQPiece>(
@@ -84,6 +117,7 @@ struct Loader {
                             at.m, at.rank - at.m, tile.col, block * kHalves + half, tile.batch / (i32)problem.q_share,
                             kQCache);
                     }
+#endif
                 }
                 if (++stage == STAGES) stage = 0, parity ^= 1;
             }
@@ -144,7 +178,7 @@ struct Consumer {
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 SYMBOL(P_PARAMETER, const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap d_map, Out* d_out,
        const void* bias, const Out* residual, const float* m_scale, const float* n_scale,
-       const __grid_constant__ Problem problem PACKED_PARAMETER UP_PARAMETER) {
+       const __grid_constant__ Problem problem PACKED_PARAMETER UP_PARAMETER WINDOW_PARAMETER) {
     extern __shared__ __align__(1024) u8 shared[];
 #if WEIGHT_BITS
     const void* p_operand = p_source;
@@ -156,6 +190,11 @@ SYMBOL(P_PARAMETER, const __grid_constant__ TensorMap q_map, const __grid_consta
     const TensorMap* up = &up_map;
 #else
     const TensorMap* up = nullptr;
+#endif
+#if WINDOWS
+    const Window* windows = &window;
+#else
+    const Window* windows = nullptr;
 #endif
     u64* full = (u64*)(shared + kBarrierOffset);
     u64 *empty = full + STAGES, *sum_full = empty + STAGES, *sum_empty = sum_full + 1;
@@ -186,9 +225,9 @@ SYMBOL(P_PARAMETER, const __grid_constant__ TensorMap q_map, const __grid_consta
     if (threadIdx.x < 128) {
         if constexpr (kMovesRegisters) release_registers<WARPGROUPS == 2 ? 40 : WARPGROUPS == 3 ? 32 : 24>();
         if (threadIdx.x == 0) {
-            Loader{shared, full, empty, sum_empty, p_operand, up, packed, problem, at}.run<true>(first, step, tiles);
+            Loader{shared, full, empty, sum_empty, p_operand, up, packed, problem, at, windows}.run<true>(first, step, tiles);
         } else if (threadIdx.x == 32) {
-            Loader{shared, full, empty, sum_empty, &q_map, up, packed, problem, at}.run<false>(first, step, tiles);
+            Loader{shared, full, empty, sum_empty, &q_map, up, packed, problem, at, windows}.run<false>(first, step, tiles);
         }
         __syncwarp();
     } else {

@@ -56,13 +56,14 @@ DEVICE float finish(const Epilogue& e, const Problem& p, float v, i32 m, i32 n, 
     v *= p.alpha;
     if (e.m_scale) v *= e.m_scale[m];
     if (e.n_scale) v *= e.n_scale[n];
-    if (e.bias) v += bias_at(e, p, n);
+    if (e.bias) v += bias_at(e, p, p.flags & kBiasRows ? m : n);
+    const float addend = e.residual ? p.beta * widen(e.residual + batch * p.residual_batch + m * p.residual_row + n) : 0.f;
+    if (p.flags & kResidualFirst) v += addend;
     const u32 activation = p.flags & kActivationMask;
     if (activation == kRelu) v = fmaxf(v, 0.f);
     if (activation == kSilu || activation == kGeluTanh) v = gate(v, gate_slope(activation), gate_cube(activation));
     if (activation == kGelu) v = gelu(v);
-    if (e.residual) v += p.beta * widen(e.residual + batch * p.residual_batch + m * p.residual_row + n);
-    return v;
+    return p.flags & kResidualFirst ? v : v + addend;
 }
 
 /// Sums of a gate and of what it lets through become elements of D, in the registers of the former.
@@ -98,17 +99,37 @@ template <class F> DEVICE void each(float (&d)[kStack][BN / 2], i32 row, i32 col
     }
 }
 
+/// Adds a bias along R's rows, of which a thread has few.
+DEVICE void add_row_bias(const Epilogue& e, const Problem& p, float (&d)[kStack][BN / 2], i32 row) {
+    row += (threadIdx.x & 31) >> 2;
+#pragma unroll
+    for (i32 half = 0; half < 2 * kOutStack; half++) {
+        const i32 r = row + half * 8 + half / 2 * 48;
+        const float bias = r < p.rows ? bias_at(e, p, r) : 0.f;
+#pragma unroll
+        for (i32 i = 0; i < kOutCols / 4; i++) d[half / 2][i / 2 * 4 + half % 2 * 2 + i % 2] += bias;
+    }
+}
+
+DEVICE void add_residual(const Epilogue& e, const Problem& p, float (&d)[kStack][BN / 2], i32 row, i32 col, i32 batch) {
+    const Out* base = e.residual + batch * p.residual_batch;
+    each(d, row, col, p.residual_row, [&](float& v, i32 r, i32 c, i64 offset) {
+        if (r < p.rows && c < p.cols) v += p.beta * widen(base + offset);
+    });
+}
+
 /// The epilogue on accumulators, one pass for each part that the problem has. `row`: the warp's first row of R.
 DEVICE void finish_all(const Epilogue& e, const Problem& p, float (&d)[kStack][BN / 2], i32 row, i32 col, i32 batch) {
     if (p.alpha != 1.f) each(d, row, col, 0, [&](float& v, i32, i32, i64) { v *= p.alpha; });
     const float *row_scale = SWAP ? e.n_scale : e.m_scale, *col_scale = SWAP ? e.m_scale : e.n_scale;
     if (row_scale) each(d, row, col, 0, [&](float& v, i32 r, i32, i64) { if (r < p.rows) v *= row_scale[r]; });
     if (col_scale) each(d, row, col, 0, [&](float& v, i32, i32 c, i64) { if (c < p.cols) v *= col_scale[c]; });
-    if (e.bias) {
-        each(d, row, col, 0, [&](float& v, i32 r, i32 c, i64) {
-            if (SWAP ? r < p.rows : c < p.cols) v += bias_at(e, p, SWAP ? r : c);
-        });
+    if (e.bias && SWAP != ((p.flags & kBiasRows) != 0)) {
+        add_row_bias(e, p, d, row);
+    } else if (e.bias) {
+        each(d, row, col, 0, [&](float& v, i32, i32 c, i64) { if (c < p.cols) v += bias_at(e, p, c); });
     }
+    if (e.residual && (p.flags & kResidualFirst)) add_residual(e, p, d, row, col, batch);
     const u32 activation = p.flags & kActivationMask;
     if (activation == kRelu) each(d, row, col, 0, [](float& v, i32, i32, i64) { v = fmaxf(v, 0.f); });
     if (activation == kGelu) each(d, row, col, 0, [](float& v, i32, i32, i64) { v = gelu(v); });
@@ -116,12 +137,7 @@ DEVICE void finish_all(const Epilogue& e, const Problem& p, float (&d)[kStack][B
         const float slope = gate_slope(activation), cube = gate_cube(activation);
         each(d, row, col, 0, [=](float& v, i32, i32, i64) { v = gate(v, slope, cube); });
     }
-    if (e.residual) {
-        const Out* base = e.residual + batch * p.residual_batch;
-        each(d, row, col, p.residual_row, [&](float& v, i32 r, i32 c, i64 offset) {
-            if (r < p.rows && c < p.cols) v += p.beta * widen(base + offset);
-        });
-    }
+    if (e.residual && !(p.flags & kResidualFirst)) add_residual(e, p, d, row, col, batch);
 }
 
 template <u32 kGroup = 0> DEVICE void group_barrier(u32 group) {
@@ -263,7 +279,7 @@ struct Writer {
         // The ring belongs to the copy engine again once every block has read its share.
         fence_async_shared();
         named_barrier<8, kConsumers>();
-        if (thread < CLUSTER_K) barrier_arrive_remote(sum_empty, first_rank + thread);
+        if (thread < CLUSTER_K) barrier_publish_remote(sum_empty, first_rank + thread);
     }
 
     DEVICE void store_quad(float (&v)[4], i32 m, i32 n, i32 batch) const {

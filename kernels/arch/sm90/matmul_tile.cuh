@@ -10,7 +10,8 @@
 //! way out; SWAP; P_TRANSPOSED, Q_TRANSPOSED, operands whose rows run along R's rows or columns; SHARED_BYTES.
 //! GATED: the weights are two matrices, gate and up, and D = activation(A gate) (A up): a thread holds both sums of an
 //! element, because a tile has as many rows (swapped) or columns of one as of the other. WEIGHT_BITS 4 or 8 (swapped): P is
-//! records as `nbits.cuh` describes them, decoded into registers.
+//! records as `nbits.cuh` describes them, decoded into registers. WINDOWS (plain): Q is an image, channels last, and the copy
+//! engine gathers the windows of a convolution.
 //!
 //! Shared memory, every part aligned to 1024 bytes:
 //!   P      STAGES x BM rows of 128 bytes along K, swizzled; transposed: BM / 64 panels of one 128-byte row for each k
@@ -97,6 +98,7 @@ static_assert(BM / CLUSTER_N % (P_TRANSPOSED ? 64 : 8) == 0 && BN / CLUSTER_M % 
 static_assert(!kIsInteger || CLUSTER_K == 1, "parts are summed as f32");
 static_assert(sizeof(In) == 2 || (!P_TRANSPOSED && !Q_TRANSPOSED), "only 16-bit operands can be transposed");
 static_assert(!GATED || (CLUSTER_K == 1 && !kIsInteger && (!SWAP || kStack % 2 == 0)), "gated");
+static_assert(!WINDOWS || (!SWAP && !GATED && !kIsPacked && kPeers == 1 && !P_TRANSPOSED && !Q_TRANSPOSED), "windows");
 static_assert(!kIsPacked || (SWAP && !GATED && !P_TRANSPOSED && !Q_TRANSPOSED && CLUSTER_N == 1 && sizeof(In) == 2), "packed");
 
 /// What one launch computes. `rows`, `cols`: extents of R; `depth_blocks`: ceil(K / kDepth).
@@ -114,6 +116,16 @@ struct Problem {
 };
 constexpr u32 kActivationMask = 7, kRelu = 1, kGeluTanh = 2, kSilu = 3, kGelu = 4;
 constexpr u32 kBiasF32 = 8, kPConstant = 16, kQConstant = 32, kStoreElements = 64, kLaunchEarly = 128;
+/// The bias is along D's rows; the residual is added before the activation.
+constexpr u32 kBiasRows = 256, kResidualFirst = 512;
+
+/// Windows over images, whose positions are R's columns: a row of Q is one window, tap after tap, `channel_blocks` blocks
+/// of depth each.
+struct Window {
+    u32 out_width, kernel_width, channel_blocks;
+    i32 step_x, step_y, first_x, first_y;
+    u32 dilation_x, dilation_y;
+};
 
 /// Operands of the epilogue; each may be NULL.
 struct Epilogue {
@@ -139,6 +151,11 @@ struct Packed {
 #define UP_PARAMETER , const __grid_constant__ TensorMap up_map
 #else
 #define UP_PARAMETER
+#endif
+#if WINDOWS
+#define WINDOW_PARAMETER , const __grid_constant__ Window window
+#else
+#define WINDOW_PARAMETER
 #endif
 
 struct Tile {

@@ -74,6 +74,20 @@ pub struct TensorMap {
     /// Extents of what one copy moves, in elements; each at most 256.
     pub box_dims: Vec<u32>,
     pub swizzle: Swizzle,
+    /// Copies take positions of windows instead of boxes.
+    pub windows: Option<Windows>,
+}
+
+/// How a copy walks an image of dimensions channels, columns, rows, images: along columns, then rows, then images, a step
+/// at a time, over the places where windows begin. `box_dims` are then channels and places: `[channels, places, 1, 1]`.
+/// Arrays: columns, then rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// The first place, and the last one counted from the image's last element; -128 to 127.
+    pub first: [i32; 2],
+    pub last: [i32; 2],
+    /// Distances of places; 1 to 8.
+    pub steps: [u32; 2],
 }
 
 /// Element type of a tensor map. Reads outside the extents give zeros.

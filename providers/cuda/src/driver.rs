@@ -450,26 +450,60 @@ impl Driver for Cuda {
         if !(1..=5).contains(&rank) || map.box_dims.len() != rank || map.strides_bytes.len() + 1 != rank {
             return Err(Error::internal(format!("a tensor map of {rank} dimensions: {map:?}")));
         }
-        let ones = [1u32; 5];
         let mut words = Aligned(sys::CUtensorMap { opaque: [0; 16] });
-        // SAFETY: every array holds `rank` entries (strides one fewer); the call writes the map it is given.
-        let result = unsafe {
-            sys::cuTensorMapEncodeTiled(
-                &mut words.0,
-                element,
-                rank as u32,
-                address as *mut c_void,
-                map.dims.as_ptr(),
-                map.strides_bytes.as_ptr(),
-                map.box_dims.as_ptr(),
-                ones.as_ptr(),
-                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                swizzle,
-                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        };
-        check(result, "cuTensorMapEncodeTiled")?;
+        let interleave = sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE;
+        let promotion = sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
+        let fill = sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+        let (dims, strides) = (map.dims.as_ptr(), map.strides_bytes.as_ptr());
+        let address = address as *mut c_void;
+        match &map.windows {
+            None => {
+                let (boxes, ones) = (map.box_dims.as_ptr(), [1u32; 5]);
+                // SAFETY: every array holds `rank` entries (strides one fewer); the call writes the map it is given.
+                let result = unsafe {
+                    sys::cuTensorMapEncodeTiled(
+                        &mut words.0,
+                        element,
+                        rank as u32,
+                        address,
+                        dims,
+                        strides,
+                        boxes,
+                        ones.as_ptr(),
+                        interleave,
+                        swizzle,
+                        promotion,
+                        fill,
+                    )
+                };
+                check(result, "cuTensorMapEncodeTiled")?;
+            }
+            Some(windows) if rank == 4 => {
+                let steps = [1, windows.steps[0], windows.steps[1], 1];
+                // SAFETY: as above; the corners have two entries for four dimensions.
+                let result = unsafe {
+                    sys::cuTensorMapEncodeIm2col(
+                        &mut words.0,
+                        element,
+                        rank as u32,
+                        address,
+                        dims,
+                        strides,
+                        windows.first.as_ptr(),
+                        windows.last.as_ptr(),
+                        map.box_dims[0],
+                        map.box_dims[1],
+                        steps.as_ptr(),
+                        interleave,
+                        swizzle,
+                        promotion,
+                        fill,
+                    )
+                };
+                check(result, "cuTensorMapEncodeIm2col")?;
+            }
+            Some(_) => return Err(Error::internal(format!("windows of {rank} dimensions: {map:?}"))),
+        }
         Ok(words.0.opaque)
     }
 }

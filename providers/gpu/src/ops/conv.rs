@@ -1,16 +1,13 @@
 //! Convolutions, with bias, residual and activation, and transposed ones.
 
-use tenon_kernels::gpu::elementwise::MapOp;
-use tenon_kernels::gpu::layout::contiguous;
-use tenon_kernels::gpu::product::{self, Activation, Conv, Product};
-use tenon_plugin_api::{Error, Result};
+use tenon_kernels::gpu::product::{self, Activation, Conv};
+use tenon_plugin_api::{Error, NodeView, Result};
 
+use super::Family;
 use super::activation::fused;
-use super::matmul::activation_exprs;
-use super::{Family, tensor};
-use crate::map::{Expr, Leaf, Map, MapInput, class_of};
+use super::conv_matrix::{self, Filter};
+use crate::constant::Derived;
 use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
-use crate::schedule::ValueId;
 
 pub(super) const FAMILIES: &[Family] = &[
     Family { domain: "", op_types: &["Conv"], lower: conv },
@@ -120,9 +117,14 @@ struct Convolution {
     bias: bool,
     residual: bool,
     activation: Activation,
+    filter: Option<Filter>,
 }
 
 impl Operator for Convolution {
+    fn derived<'a>(&self, node: NodeView<'a>, arch: &'a str) -> Vec<Derived<'a>> {
+        self.filter.and_then(|filter| filter.derived(node, arch)).into_iter().collect()
+    }
+
     fn expand(&self, cx: &mut Expansion<'_, '_>) -> Result<()> {
         let (x, w, scalar) = (cx.dims(0)?, cx.dims(1)?, cx.scalar(0)?);
         let kernel = &w[2..];
@@ -159,99 +161,14 @@ impl Operator for Convolution {
         let y = cx.output(0, scalar, &shape)?;
         let given = |index: usize, given: bool| if given { cx.optional(index) } else { None };
         let (bias, residual) = (given(2, self.bias), given(3, self.residual));
-        if tensor_product(cx, &problem, y, bias, residual)? {
+        if conv_matrix::expand(cx, &problem, [y, cx.input(0)?, cx.input(1)?], [bias, residual], self.filter)?
+        {
             return Ok(());
         }
         let operands = [Some(y), Some(cx.input(0)?), Some(cx.input(1)?), bias, residual];
         let plan = product::conv(&problem, cx.chip().compute_units);
         cx.run(plan, &operands)
     }
-}
-
-/// Multiplications from which patches and a product on matrix units are worth their launches.
-const WORTH_MATRIX_UNITS: usize = 1 << 24;
-
-/// Computes a convolution of 16-bit floats on matrix units: as products of the filter and the patches of each image, with
-/// everything behind the sums as an element-wise program. False, and nothing done, where the plain kernels must.
-fn tensor_product(
-    cx: &mut Expansion<'_, '_>,
-    problem: &Conv,
-    y: ValueId,
-    bias: Option<ValueId>,
-    residual: Option<ValueId>,
-) -> Result<bool> {
-    let volume = |extents: &[usize; 3]| extents.iter().product::<usize>();
-    let (depth, positions) = (problem.in_channels * volume(&problem.kernel), volume(&problem.output));
-    let macs = problem.batch * problem.out_channels * positions * depth;
-    let mut exprs = Vec::new();
-    let addends = [bias, residual];
-    for index in 0..addends.iter().flatten().count() {
-        let before = if index == 0 { Leaf::Operand(0) } else { Leaf::Node(index - 1) };
-        exprs.push(Expr::binary(MapOp::Add, before, Leaf::Operand(1 + index)));
-    }
-    if exprs.is_empty() && problem.activation != Activation::None {
-        exprs.push(Expr::unary(MapOp::Move, Leaf::Operand(0)));
-    }
-    let has_program = exprs.is_empty() || activation_exprs(problem.activation, &mut exprs).is_ok();
-    if problem.scalar.bytes() != 2
-        || problem.groups != 1
-        || !depth.is_multiple_of(8)
-        || macs < WORTH_MATRIX_UNITS
-        || !has_program
-    {
-        return Ok(false);
-    }
-    // A window of one element makes every image its own matrix of patches, transposed.
-    let is_plain = volume(&problem.kernel) == 1
-        && volume(&problem.strides) == 1
-        && problem.input == problem.output
-        && positions.is_multiple_of(8);
-    let product = Product {
-        scalar: problem.scalar,
-        m: problem.out_channels,
-        n: positions,
-        k: depth,
-        a_strides: (depth as i64, 1),
-        b_strides: if is_plain { (positions as i64, 1) } else { (1, depth as i64) },
-        bias_strides: None,
-        batch: match problem.batch {
-            1 => Vec::new(),
-            batch => vec![(batch, [0, (positions * depth) as i64, 0])],
-        },
-        alpha: 1.0,
-        beta: 1.0,
-        activation: Activation::None,
-    };
-    let (x, filter) = (cx.input(0)?, cx.input(1)?);
-    let Some(plan) = tensor::plan(cx, &product, x, false) else { return Ok(false) };
-    let right = match is_plain {
-        true => x,
-        false => {
-            let patches = cx.scratch(problem.scalar, &[problem.batch * positions, depth])?;
-            cx.run(product::conv_patches(problem), &[Some(patches), Some(x)])?;
-            patches
-        }
-    };
-    let dims = cx.builder.dims(y).to_vec();
-    let sums = if exprs.is_empty() { y } else { cx.scratch(problem.scalar, &dims)? };
-    cx.run(Ok(plan), &[Some(sums), Some(filter), Some(right), None, None])?;
-    if exprs.is_empty() {
-        return Ok(true);
-    }
-    let dense = contiguous(&dims);
-    let channels: Vec<i64> = (0..dims.len()).map(|axis| i64::from(axis == 1)).collect();
-    let input = |value, strides: &[i64]| MapInput {
-        value,
-        scalar: problem.scalar,
-        strides: strides.to_vec(),
-        offset: 0,
-    };
-    let mut inputs = vec![input(sums, &dense)];
-    inputs.extend(bias.map(|value| input(value, &channels)));
-    inputs.extend(residual.map(|value| input(value, &dense)));
-    let class = class_of(problem.scalar);
-    cx.map(Map { class, output: y, scalar: problem.scalar, dims, inputs, exprs });
-    Ok(true)
 }
 
 fn groups_of(l: &Lowering<'_>) -> std::result::Result<usize, Decline> {
@@ -275,8 +192,9 @@ fn conv(l: &Lowering<'_>) -> Lowered {
     same_type(l)?;
     let window = Window::read(l, l.rank(0)?.saturating_sub(2))?;
     let activation = if l.node.domain().is_empty() { Activation::None } else { fused(l)? };
-    let (bias, residual) = (l.has_input(2), l.has_input(3));
-    Ok(Box::new(Convolution { window, groups: groups_of(l)?, bias, residual, activation }))
+    let (bias, residual, groups) = (l.has_input(2), l.has_input(3), groups_of(l)?);
+    let filter = if groups == 1 { Filter::of(l)? } else { None };
+    Ok(Box::new(Convolution { window, groups, bias, residual, activation, filter }))
 }
 
 struct Transposed {

@@ -9,10 +9,11 @@ use crate::gpu::arch::{self, Tables};
 use crate::gpu::chip::Chip;
 use crate::gpu::unit::Unit;
 
-use crate::gpu::matmul::Problem;
+use crate::gpu::launch::Plan;
+use crate::gpu::matmul::{Convolution, Problem};
 
 pub use params::Params;
-pub use plan::{plan, plan_packed};
+pub use plan::{plan, plan_packed, plan_windows};
 pub use select::{Candidate, Row, Table};
 
 /// The table of a family.
@@ -26,6 +27,13 @@ pub fn select(arch: &str, problem: &Problem, chip: &Chip) -> Result<Params> {
     problem.check()?;
     problem.check_copies()?;
     table(arch)?.select(problem, chip)
+}
+
+/// The launch of a convolution with the candidate of the least estimated time.
+pub fn plan_convolution(arch: &str, convolution: &Convolution, chip: &Chip) -> Result<Plan> {
+    convolution.check()?;
+    let params = table(arch)?.fastest_windows(&convolution.product(), chip)?;
+    plan_windows(arch, convolution, &params, chip)
 }
 
 /// Every kernel that the table can choose.

@@ -38,6 +38,8 @@ pub struct Params {
     pub is_gated: bool,
     /// 4 or 8 where P is packed weights ([`crate::gpu::matmul::nbits`]), else 0.
     pub weight_bits: u32,
+    /// Q's rows are windows over an image, gathered by the copy engine.
+    pub is_windows: bool,
 }
 
 impl Params {
@@ -156,6 +158,16 @@ impl Params {
         if self.weight_bits > 0 && (!self.is_swapped || self.is_gated || p || q || cluster_n > 1) {
             return refuse("packed weights go to R's rows and are not shared by loads".into());
         }
+        if self.is_windows
+            && (self.is_swapped
+                || self.is_gated
+                || self.weight_bits > 0
+                || p
+                || q
+                || cluster_m * cluster_n > 1)
+        {
+            return refuse("windows are gathered for one block's columns of R".into());
+        }
         if warpgroups > 2 && accumulators > 32 {
             return refuse("four warpgroups have 112 registers a thread".into());
         }
@@ -195,8 +207,9 @@ impl Params {
         let swapped = if self.is_swapped { "_sw" } else { "" };
         let gated = if self.is_gated { "_gate" } else { "" };
         let packed = if self.weight_bits > 0 { format!("_w{}", self.weight_bits) } else { String::new() };
+        let windows = if self.is_windows { "_windows" } else { "" };
         format!(
-            "matmul_{}__{arch}__bm{bm}_bn{bn}_bk{}_st{stages}_cl{cluster_m}x{cluster_n}x{cluster_k}_wg{warpgroups}_pn{panels}{swapped}{gated}{packed}",
+            "matmul_{}__{arch}__bm{bm}_bn{bn}_bk{}_st{stages}_cl{cluster_m}x{cluster_n}x{cluster_k}_wg{warpgroups}_pn{panels}{swapped}{gated}{packed}{windows}",
             kind.name(),
             self.bk(kind)
         )
@@ -221,6 +234,7 @@ impl Params {
             ("SHARED_BYTES", self.shared_bytes(kind)),
             ("GATED", self.is_gated.into()),
             ("WEIGHT_BITS", self.weight_bits),
+            ("WINDOWS", self.is_windows.into()),
         ];
         let mut defines = vec![
             ("SYMBOL".to_owned(), symbol.clone()),
@@ -257,6 +271,9 @@ impl Params {
         });
         if self.weight_bits > 0 {
             required.push("UBLKCP");
+        }
+        if self.is_windows {
+            required.push("UTMALDG.4D.IM2COL");
         }
         if self.cluster_k == 1 {
             required.push("UTMASTG.3D");

@@ -5,7 +5,8 @@ use super::select;
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 use crate::gpu::chip::Chip;
-use crate::gpu::launch::{Arg, Launch, Plan, Swizzle, TensorMap};
+use crate::gpu::launch::{Arg, Launch, Plan, Swizzle, TensorMap, Windows};
+use crate::gpu::matmul::Convolution;
 use crate::gpu::matmul::nbits::Weights;
 use crate::gpu::matmul::problem::{
     A, Activation, B, BIAS, Bias, D, Kind, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL, UP,
@@ -17,11 +18,13 @@ const P_CONSTANT: u32 = 16;
 const Q_CONSTANT: u32 = 32;
 const STORE_ELEMENTS: u32 = 64;
 const LAUNCH_EARLY: u32 = 128;
+const BIAS_ROWS: u32 = 256;
+const RESIDUAL_FIRST: u32 = 512;
 
 /// The launch that computes `problem`. Operands are numbered as [`super::A`] documents; those that the problem does not
 /// have may be absent.
 pub fn plan(arch: &str, problem: &Problem, params: &Params, chip: &Chip) -> Result<Plan> {
-    launch(arch, problem, None, params, chip)
+    launch(arch, problem, Right::Matrix, params, chip)
 }
 
 /// The same where B is packed weights.
@@ -32,19 +35,41 @@ pub fn plan_packed(
     params: &Params,
     chip: &Chip,
 ) -> Result<Plan> {
-    launch(arch, problem, Some(weights), params, chip)
+    launch(arch, problem, Right::Packed(weights), params, chip)
 }
 
-fn launch(
-    arch: &str,
-    problem: &Problem,
-    weights: Option<&Weights>,
-    params: &Params,
-    chip: &Chip,
-) -> Result<Plan> {
+/// The same where B is the windows of a convolution. Operands are numbered as [`Convolution`] documents.
+pub fn plan_windows(arch: &str, convolution: &Convolution, params: &Params, chip: &Chip) -> Result<Plan> {
+    convolution.check()?;
+    let mut plan = launch(arch, &convolution.product(), Right::Windows(convolution), params, chip)?;
+    let real = convolution.taps() * convolution.in_channels;
+    plan.launches.iter_mut().for_each(|one| one.cost.flops *= real as f64 / convolution.depth() as f64);
+    Ok(plan)
+}
+
+/// What the right operand is.
+#[derive(Clone, Copy)]
+enum Right<'a> {
+    Matrix,
+    Packed(&'a Weights),
+    Windows(&'a Convolution),
+}
+
+impl<'a> Right<'a> {
+    fn packed(self) -> Option<&'a Weights> {
+        if let Right::Packed(weights) = self { Some(weights) } else { None }
+    }
+
+    fn windows(self) -> Option<&'a Convolution> {
+        if let Right::Windows(convolution) = self { Some(convolution) } else { None }
+    }
+}
+
+fn launch(arch: &str, problem: &Problem, right: Right<'_>, params: &Params, chip: &Chip) -> Result<Plan> {
     problem.check()?;
     problem.check_copies()?;
-    if params.weight_bits != weights.map_or(0, |weights| weights.bits)
+    if params.weight_bits != right.packed().map_or(0, |weights| weights.bits)
+        || params.is_windows != right.windows().is_some()
         || params.is_gated != problem.epilogue.is_gated
     {
         return Err(KernelError::parameter(format!("{params:?} are for another form of weights")));
@@ -68,7 +93,7 @@ fn launch(
         block: [params.threads(), 1, 1],
         cluster: [params.cluster(), 1, 1],
         shared_bytes: params.shared_bytes(problem.kind),
-        args: args(problem, weights, params, &shape, depth_blocks as u32),
+        args: args(problem, right, params, &shape, depth_blocks as u32),
         is_dependent_launch: true,
         cost: cost(problem),
     };
@@ -103,13 +128,7 @@ impl Shape {
     }
 }
 
-fn args(
-    problem: &Problem,
-    weights: Option<&Weights>,
-    params: &Params,
-    shape: &Shape,
-    depth_blocks: u32,
-) -> Vec<Arg> {
+fn args(problem: &Problem, right: Right<'_>, params: &Params, shape: &Shape, depth_blocks: u32) -> Vec<Arg> {
     let (p, q) = if params.is_swapped { (B, A) } else { (A, B) };
     let (p_transposed, q_transposed) = params.transposed_operands(problem.kind);
     // A gated tile takes a piece of one matrix and as much of the other by turns.
@@ -122,7 +141,10 @@ fn args(
         share(params.bn / params.cluster_m, !params.is_swapped),
     );
     let p_map = operand_map(problem, p, shape.rows, p_transposed, p_box);
-    let q_map = operand_map(problem, q, shape.columns, q_transposed, q_box);
+    let q_map = match right.windows() {
+        Some(convolution) => windows_map(convolution, params),
+        None => operand_map(problem, q, shape.columns, q_transposed, q_box),
+    };
     let pointer = |operand| Arg::Pointer { operand, offset_bytes: 0 };
     let optional = |is_there: bool, operand| if is_there { pointer(operand) } else { Arg::I64(0) };
     let epilogue = &problem.epilogue;
@@ -132,7 +154,7 @@ fn args(
         .is_gated
         .then(|| TensorMap { operand: UP, ..if params.is_swapped { p_map.clone() } else { q_map.clone() } });
     let mut args = vec![
-        if weights.is_some() { pointer(B) } else { Arg::TensorMap(p_map) },
+        if right.packed().is_some() { pointer(B) } else { Arg::TensorMap(p_map) },
         Arg::TensorMap(q_map),
         Arg::TensorMap(d_map),
         pointer(D),
@@ -142,8 +164,9 @@ fn args(
         optional(epilogue.has_n_scale, N_SCALE),
         Arg::Bytes { bytes: problem_bytes(problem, params, shape, depth_blocks), align: 8 },
     ];
-    args.extend(weights.map(packed_bytes));
+    args.extend(right.packed().map(packed_bytes));
     args.extend(up_map.map(Arg::TensorMap));
+    args.extend(right.windows().map(window_bytes));
     args
 }
 
@@ -156,6 +179,44 @@ fn packed_bytes(weights: &Weights) -> Arg {
         weights.has_zeros.into(),
     ];
     Arg::Bytes { bytes: words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect(), align: 4 }
+}
+
+/// The map of an image, whose copies are windows' elements.
+fn windows_map(convolution: &Convolution, params: &Params) -> TensorMap {
+    let Convolution { kind, batch, in_channels, input: [height, width], steps, .. } = *convolution;
+    let pixel = (in_channels * kind.input.bytes()) as u64;
+    let corners = [1, 0].map(|axis| convolution.corners(axis).map(|at| at as i32));
+    TensorMap {
+        operand: B,
+        offset_bytes: 0,
+        element: kind.input.map_element(),
+        dims: vec![in_channels as u64, width as u64, height as u64, batch as u64],
+        strides_bytes: vec![pixel, pixel * width as u64, pixel * (width * height) as u64],
+        box_dims: vec![STAGE_ROW_BYTES / kind.input.bytes() as u32, params.bn, 1, 1],
+        swizzle: Swizzle::Bytes128,
+        windows: Some(Windows {
+            first: corners.map(|[first, _]| first),
+            last: corners.map(|[_, last]| last),
+            steps: [steps[1] as u32, steps[0] as u32],
+        }),
+    }
+}
+
+/// The kernel's `Window`.
+fn window_bytes(convolution: &Convolution) -> Arg {
+    let Convolution { output, kernel, steps, dilations, pads, .. } = *convolution;
+    let words = [
+        output[1] as i32,
+        kernel[1] as i32,
+        convolution.channel_blocks() as i32,
+        steps[1] as i32,
+        steps[0] as i32,
+        -(pads[1] as i32),
+        -(pads[0] as i32),
+        dilations[1] as i32,
+        dilations[0] as i32,
+    ];
+    Arg::Bytes { bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(), align: 4 }
 }
 
 fn matrix(problem: &Problem, operand: usize) -> &Matrix {
@@ -182,6 +243,7 @@ fn operand_map(
         strides_bytes: strides(matrix, rows, columns, kind.input.bytes()),
         box_dims: if is_transposed { vec![64, bk, 1] } else { vec![bk, box_rows, 1] },
         swizzle: Swizzle::Bytes128,
+        windows: None,
     }
 }
 
@@ -200,6 +262,7 @@ fn result_map(problem: &Problem, params: &Params) -> TensorMap {
             64 => Swizzle::Bytes64,
             _ => Swizzle::Bytes32,
         },
+        windows: None,
     }
 }
 
@@ -255,6 +318,8 @@ fn flags(problem: &Problem, params: &Params, p: &Matrix, q: &Matrix) -> u32 {
         | bit(q.is_constant, Q_CONSTANT)
         | bit(!problem.has_aligned_result(), STORE_ELEMENTS)
         | bit(params.is_early, LAUNCH_EARLY)
+        | bit(epilogue.is_bias_along_rows, BIAS_ROWS)
+        | bit(epilogue.is_residual_first, RESIDUAL_FIRST)
 }
 
 fn cost(problem: &Problem) -> Cost {

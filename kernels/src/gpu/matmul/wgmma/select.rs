@@ -105,7 +105,9 @@ impl Table {
         if problem.epilogue.is_gated {
             return self.fastest(problem, chip, 0);
         }
-        if let Some(row) = self.rows.iter().find(holds) {
+        // A row measured on this chip goes before one of its sibling.
+        let own = self.rows.iter().find(|row| row.chip == chip.name && holds(row));
+        if let Some(row) = own.or_else(|| self.rows.iter().find(holds)) {
             return Ok(self.candidates[row.candidate].params);
         }
         self.fastest(problem, chip, 0)
@@ -132,17 +134,29 @@ impl Table {
 
     /// The candidate with the least estimated time; `weight_bits`: B is packed, or 0.
     pub fn fastest(&self, problem: &Problem, chip: &Chip, weight_bits: u32) -> Result<Params> {
-        let usable = self.candidates.iter().filter(|candidate| {
+        self.least(problem, chip, |candidate| {
             let Params { is_gated, weight_bits: own_bits, .. } = candidate.params;
-            let blocks = problem.k.div_ceil(candidate.params.bk(problem.kind) as usize);
             // Swapped tiles hold all rows of A, else the weights are read more than once.
-            candidate.kinds.contains(&problem.kind)
+            !candidate.params.is_windows
                 && is_gated == problem.epilogue.is_gated
                 && own_bits == weight_bits
-                && blocks >= candidate.params.cluster_k as usize
                 && (!candidate.params.is_swapped
                     || weight_bits > 0
                     || problem.m <= candidate.params.bn as usize)
+        })
+    }
+
+    /// The same among those that gather windows.
+    pub fn fastest_windows(&self, problem: &Problem, chip: &Chip) -> Result<Params> {
+        self.least(problem, chip, |candidate| candidate.params.is_windows)
+    }
+
+    fn least(&self, problem: &Problem, chip: &Chip, fits: impl Fn(&Candidate) -> bool) -> Result<Params> {
+        let usable = self.candidates.iter().filter(|candidate| {
+            let blocks = problem.k.div_ceil(candidate.params.bk(problem.kind) as usize);
+            candidate.kinds.contains(&problem.kind)
+                && blocks >= candidate.params.cluster_k as usize
+                && fits(candidate)
         });
         let timed =
             usable.map(|candidate| (self.seconds(problem, &candidate.params, chip), candidate.params));
@@ -229,6 +243,7 @@ fn candidate(block: &table::Row) -> Result<Vec<Candidate>> {
         is_early: count("early", Some(0))? != 0,
         is_gated: count("gated", Some(0))? != 0,
         weight_bits: 0,
+        is_windows: count("windows", Some(0))? != 0,
     };
     let kinds: Vec<Kind> = block.text("kinds")?.split_whitespace().map(Kind::parse).collect::<Result<_>>()?;
     let bits: Vec<u32> = match block.get("packed_bits") {

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::gpu::launch::Arg;
-use crate::gpu::matmul::{A, Activation, B, Epilogue, Kind, Matrix, Problem};
+use crate::gpu::launch::Windows;
+use crate::gpu::matmul::{A, Activation, B, Bias, Convolution, Epilogue, Kind, Matrix, Problem};
 
 fn chip() -> Chip {
     arch::find("sm90").unwrap().chip_of("NVIDIA H100 80GB HBM3").unwrap()
@@ -111,14 +112,16 @@ fn results_without_whole_pieces_are_stored_by_element() {
 fn rows_of_the_table_are_chosen_for_their_shapes() {
     let table = table("sm90").unwrap();
     for row in &table.rows {
-        assert!(row.microseconds > 0.0 && row.peer_microseconds > 0.0 && row.chip == "h100");
+        let chips = arch::find("sm90").unwrap().chips().unwrap();
+        let chip = chips.into_iter().find(|chip| chip.name == row.chip).unwrap_or_else(|| panic!("{row:?}"));
+        assert!(row.microseconds > 0.0 && row.peer_microseconds > 0.0);
         let (m, n, k) = (row.m.0.max(1), row.n.0.max(1), row.k.0.max(1));
         let mut problem = Problem { kind: row.kind, ..linear(m, n, k) };
         if !row.kind.layout.is_b_transposed {
             problem.b = Matrix::constant(n);
         }
         assert_eq!(
-            select("sm90", &problem, &chip()).unwrap(),
+            select("sm90", &problem, &chip).unwrap(),
             table.candidates[row.candidate].params,
             "{row:?}"
         );
@@ -186,4 +189,42 @@ fn a_name_of_a_kind_reads_back() {
         }
     }
     assert!(Kind::parse("bf16_f16_f32_nt").is_err());
+}
+
+#[test]
+fn a_convolution_is_one_launch_that_gathers_its_windows() {
+    let convolution = Convolution {
+        kind: Kind::parse("f16_f16_f16_nt").unwrap(),
+        batch: 4,
+        in_channels: 96,
+        out_channels: 200,
+        input: [30, 21],
+        output: [15, 21],
+        kernel: [3, 5],
+        steps: [2, 1],
+        dilations: [1, 1],
+        pads: [1, 2],
+        epilogue: Epilogue { bias: Some(Bias::Output), is_bias_along_rows: true, ..Epilogue::default() },
+    };
+    let plan = plan_convolution("sm90", &convolution, &chip()).unwrap();
+    let [launch] = &plan.launches[..] else { panic!("{plan:?}") };
+    assert!(launch.symbol.ends_with("_windows"), "{}", launch.symbol);
+    let maps: Vec<_> = launch
+        .args
+        .iter()
+        .filter_map(|arg| match arg {
+            Arg::TensorMap(map) => Some(map),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((maps[0].operand, &maps[0].dims[..2]), (A, &[15 * 128, 200][..]));
+    assert_eq!((maps[1].operand, &maps[1].dims[..]), (B, &[96, 21, 30, 4][..]));
+    assert_eq!(maps[1].windows, Some(Windows { first: [-2, -1], last: [-2, -2], steps: [1, 2] }));
+    assert_eq!(launch.cost.flops, 2.0 * 4.0 * 200.0 * (15.0 * 21.0) * (96.0 * 15.0));
+    let params = table("sm90").unwrap().candidates[0].params;
+    assert!(plan_windows("sm90", &convolution, &params, &chip()).is_err());
+    let product = Problem { epilogue: convolution.epilogue, ..linear(64, 64, 64) };
+    assert!(
+        crate::gpu::matmul::plan_for("sm80", &product, &chip()).unwrap_err().to_string().contains("rows")
+    );
 }
