@@ -691,3 +691,80 @@ fn without_fusion_only_standard_operators_of_the_model_are_left() {
     optimize::run(&mut g, &context).unwrap();
     assert_eq!(operators(&g), ["Transpose", "MatMul", "Div", "Softmax", "MatMul"]);
 }
+
+/// A tensor of bytes that is given at run time.
+fn codes(g: &mut Graph, name: &str, dtype: DType, shape: &str) -> ValueId {
+    g.add_input(name, Some(TypeInfo::tensor(dtype, dims(shape)))).unwrap()
+}
+
+#[test]
+fn products_take_dequantised_operands_in() {
+    let mut g = graph(21);
+    let float8 = DType::F8E4M3FN;
+    let (x, w) = (codes(&mut g, "x", float8, "n,8"), codes(&mut g, "w", float8, "8,4"));
+    let (a, b) = (scalar(&mut g, 0.5), floats(&mut g, &[4], 0.25));
+    let left = op(&mut g, "DequantizeLinear", &[x, a], &[]);
+    let right = op(&mut g, "DequantizeLinear", &[w, b], &[("axis", 1.into())]);
+    let m = op(&mut g, "MatMul", &[left, right], &[]);
+    let y = op(&mut g, "Relu", &[m], &[]);
+    assert_eq!(operators_after(&mut g, y), ["tenon.QuantizedMatMul"]);
+    let node = only(&g);
+    assert_eq!(node.inputs(), [Some(x), Some(w), None, None, Some(a), None, Some(b), None]);
+    assert_eq!(node.string_or("activation", "").unwrap(), "Relu");
+    assert_eq!(g.value(g.outputs()[0].value).ty().unwrap().to_string(), "float[n,4]");
+    let id = g.topological_order().unwrap()[0];
+    assert!(optimize::expand(&mut g, id).unwrap());
+    g.check().unwrap();
+    let expanded = ["DequantizeLinear", "DequantizeLinear", "tenon.FusedMatMul"];
+    assert_eq!(operators(&g), expanded);
+}
+
+#[test]
+fn weights_of_few_bits_go_into_products_of_floats() {
+    let build = |dtype: DType, is_constant: bool| {
+        let mut g = graph(21);
+        let x = input(&mut g, "x", "n,8");
+        let w = match is_constant {
+            true => {
+                let bytes = vec![7; dtype.byte_len(32).unwrap()];
+                g.add_constant("w", Tensor::from_bytes(dtype, &[8, 4], bytes.into()).unwrap())
+            }
+            false => codes(&mut g, "w", dtype, "8,4"),
+        };
+        let s = floats(&mut g, &[2, 4], 0.25);
+        let attributes = [("axis", 0.into()), ("block_size", 4.into())];
+        let right = op(&mut g, "DequantizeLinear", &[w, s], &attributes);
+        let y = op(&mut g, "MatMul", &[x, right], &[]);
+        operators_after(&mut g, y)
+    };
+    assert_eq!(build(DType::I4, true), ["tenon.QuantizedMatMul"]);
+    assert_eq!(build(DType::I8, false), ["DequantizeLinear", "MatMul"]);
+    assert_eq!(build(DType::F8E5M2, true), ["DequantizeLinear", "MatMul"]);
+}
+
+#[test]
+fn products_take_in_codes_with_blocks_that_are_powers_of_two() {
+    let build = |left: DType, right: DType, block: i64| {
+        let mut g = graph(25);
+        let (x, w) = (codes(&mut g, "x", left, "n,64"), codes(&mut g, "w", right, "4,64"));
+        let (a, b) = (codes(&mut g, "a", DType::F8E8M0, "n,2"), codes(&mut g, "b", DType::F8E8M0, "4,2"));
+        let attributes = [("axis", 1.into()), ("block_size", block.into()), ("output_dtype", 1.into())];
+        let (x, w) = (
+            op(&mut g, "DequantizeLinear", &[x, a], &attributes),
+            op(&mut g, "DequantizeLinear", &[w, b], &attributes),
+        );
+        let y = op(&mut g, "Gemm", &[x, w], &[("transB", 1.into())]);
+        (operators_after(&mut g, y), g)
+    };
+    for dtype in [DType::F4E2M1, DType::F8E4M3FN] {
+        let (operators, mut g) = build(dtype, dtype, 32);
+        assert_eq!(operators, ["tenon.QuantizedMatMul"]);
+        let id = g.topological_order().unwrap()[0];
+        assert!(optimize::expand(&mut g, id).unwrap());
+        g.check().unwrap();
+        assert_eq!(g.value(g.outputs()[0].value).ty().unwrap().to_string(), "float[n,4]");
+    }
+    let kept = ["DequantizeLinear", "DequantizeLinear", "Gemm"];
+    assert_eq!(build(DType::F4E2M1, DType::F8E4M3FN, 32).0, kept);
+    assert_eq!(build(DType::F4E2M1, DType::F4E2M1, 64).0, kept);
+}

@@ -21,10 +21,21 @@ pub enum Scalar {
     U32 = 12,
     U64 = 13,
     BF16 = 16,
+    F8E4M3FN = 17,
+    F8E4M3FNUZ = 18,
+    F8E5M2 = 19,
+    F8E5M2FNUZ = 20,
+    U4 = 21,
+    I4 = 22,
+    F4E2M1 = 23,
+    /// Powers of two.
+    F8E8M0 = 24,
+    U2 = 25,
+    I2 = 26,
 }
 
 impl Scalar {
-    const ALL: [Scalar; 13] = [
+    const ALL: [Scalar; 23] = [
         Scalar::F32,
         Scalar::U8,
         Scalar::I8,
@@ -38,6 +49,16 @@ impl Scalar {
         Scalar::U32,
         Scalar::U64,
         Scalar::BF16,
+        Scalar::F8E4M3FN,
+        Scalar::F8E4M3FNUZ,
+        Scalar::F8E5M2,
+        Scalar::F8E5M2FNUZ,
+        Scalar::U4,
+        Scalar::I4,
+        Scalar::F4E2M1,
+        Scalar::F8E8M0,
+        Scalar::U2,
+        Scalar::I2,
     ];
 
     /// The type with ONNX's number, when device kernels know it.
@@ -45,13 +66,40 @@ impl Scalar {
         Scalar::ALL.into_iter().find(|&scalar| scalar as u32 == number)
     }
 
-    pub const fn bytes(self) -> usize {
+    /// Bits of an element.
+    pub const fn bits(self) -> usize {
         match self {
-            Scalar::U8 | Scalar::I8 | Scalar::Bool => 1,
-            Scalar::U16 | Scalar::I16 | Scalar::F16 | Scalar::BF16 => 2,
-            Scalar::F32 | Scalar::I32 | Scalar::U32 => 4,
-            Scalar::I64 | Scalar::F64 | Scalar::U64 => 8,
+            Scalar::U2 | Scalar::I2 => 2,
+            Scalar::U4 | Scalar::I4 | Scalar::F4E2M1 => 4,
+            Scalar::U8 | Scalar::I8 | Scalar::Bool => 8,
+            Scalar::F8E4M3FN | Scalar::F8E4M3FNUZ | Scalar::F8E5M2 | Scalar::F8E5M2FNUZ | Scalar::F8E8M0 => 8,
+            Scalar::U16 | Scalar::I16 | Scalar::F16 | Scalar::BF16 => 16,
+            Scalar::F32 | Scalar::I32 | Scalar::U32 => 32,
+            Scalar::I64 | Scalar::F64 | Scalar::U64 => 64,
         }
+    }
+
+    /// Bytes of an element; of the byte that several share where they are packed.
+    pub const fn bytes(self) -> usize {
+        self.bits().div_ceil(8)
+    }
+
+    /// Bytes of `count` elements one behind the other; `None` beyond the range of a size.
+    pub const fn byte_len(self, count: usize) -> Option<usize> {
+        match self.is_packed() {
+            true => Some(count.div_ceil(8 / self.bits())),
+            false => count.checked_mul(self.bytes()),
+        }
+    }
+
+    /// Several elements share a byte.
+    pub const fn is_packed(self) -> bool {
+        self.bits() < 8
+    }
+
+    /// Types that only conversions read, and what moves bytes: all other kernels must be kept from them.
+    pub const fn is_narrow(self) -> bool {
+        self as u8 >= Scalar::F8E4M3FN as u8
     }
 
     /// As symbols spell it.
@@ -70,6 +118,16 @@ impl Scalar {
             Scalar::U32 => "u32",
             Scalar::U64 => "u64",
             Scalar::BF16 => "bf16",
+            Scalar::F8E4M3FN => "f8e4m3fn",
+            Scalar::F8E4M3FNUZ => "f8e4m3fnuz",
+            Scalar::F8E5M2 => "f8e5m2",
+            Scalar::F8E5M2FNUZ => "f8e5m2fnuz",
+            Scalar::U4 => "u4",
+            Scalar::I4 => "i4",
+            Scalar::F4E2M1 => "f4e2m1",
+            Scalar::F8E8M0 => "f8e8m0",
+            Scalar::U2 => "u2",
+            Scalar::I2 => "i2",
         }
     }
 
@@ -79,7 +137,8 @@ impl Scalar {
     }
 
     pub const fn is_integer(self) -> bool {
-        !matches!(self, Scalar::F32 | Scalar::F16 | Scalar::BF16 | Scalar::F64 | Scalar::Bool)
+        !self.is_narrow()
+            && !matches!(self, Scalar::F32 | Scalar::F16 | Scalar::BF16 | Scalar::F64 | Scalar::Bool)
     }
 }
 

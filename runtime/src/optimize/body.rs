@@ -1,6 +1,6 @@
 //! The standard operators that an internal operator stands for.
 
-use super::pattern::{float_scalar, shape_of};
+use super::pattern::{dtype_of, float_scalar, shape_of};
 use super::{DOMAIN, bodies};
 use crate::error::Result;
 use crate::graph::{Attribute, Graph, Node, NodeId, ValueId};
@@ -16,9 +16,10 @@ pub fn body(graph: &Graph, node: NodeId) -> Option<Graph> {
     let result = match &*n.op_type {
         "FusedConv" => builder.convolution(n)?,
         "FusedMatMul" => builder.product(graph, n)?,
+        "QuantizedMatMul" => builder.dequantized(n)?,
         _ => return None,
     };
-    let result = builder.activated(n, result)?;
+    let result = if *n.op_type == *"QuantizedMatMul" { result } else { builder.activated(n, result)? };
     let name = graph.value(n.output(0)?).shared_name();
     let mut body = builder.graph;
     body.add_output(name, result, None);
@@ -104,6 +105,36 @@ impl Builder {
         }
         let biased = self.plus(result, 2)?;
         self.plus(biased, 3)
+    }
+
+    /// The product of the dequantised operands, still an internal operator with what is behind it.
+    fn dequantized(&mut self, n: &Node) -> Option<ValueId> {
+        let a = self.widened(n, 0, 4, "a")?;
+        let b = self.widened(n, 1, 6, "b")?;
+        let mut node = Node::new(DOMAIN, "FusedMatMul", 1).with_name("FusedMatMul".to_owned());
+        let is_own = |name: &str| name == "dtype" || name.starts_with("a_") || name.starts_with("b_");
+        for (name, value) in n.attributes.iter().filter(|(name, _)| !is_own(name)) {
+            node.attributes.set(name, value.clone());
+        }
+        let inputs = [Some(a), Some(b), self.given(2), self.given(3)];
+        self.graph.append(node, &inputs, 1).ok()?.1.first().copied()
+    }
+
+    /// Operand `i`, dequantised where input `scale` is given; its zero point is the input behind.
+    fn widened(&mut self, n: &Node, i: usize, scale: usize, name: &str) -> Option<ValueId> {
+        let codes = self.given(i)?;
+        let Some(scales) = self.given(scale) else { return Some(codes) };
+        let mut node = Node::new("", "DequantizeLinear", super::pattern::version(&self.graph, 21));
+        for attribute in ["axis", "block_size"] {
+            let value = n.int_or(&format!("{name}_{attribute}"), i64::from(attribute == "axis")).ok()?;
+            node.attributes.set(attribute, value);
+        }
+        if dtype_of(&self.graph, scales) == crate::dtype::DType::F8E8M0 {
+            node.attributes.set("output_dtype", n.int_or("dtype", 1).ok()?);
+        }
+        let inputs: Vec<ValueId> =
+            [Some(codes), Some(scales), self.given(scale + 1)].into_iter().flatten().collect();
+        self.add(node, &inputs)
     }
 
     fn operand(&mut self, outer: &Graph, n: &Node, i: usize, attribute: &str) -> Option<ValueId> {

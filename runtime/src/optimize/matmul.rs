@@ -23,7 +23,7 @@ pub const EPILOGUE: Rewrite = Rewrite {
 };
 
 /// True for a product of matrices in one float type whose result's shape is known; vectors are left alone.
-fn is_plain(graph: &Graph, id: NodeId) -> bool {
+pub(super) fn is_plain(graph: &Graph, id: NodeId) -> bool {
     let node = graph.node(id);
     let matrix = |i: usize| node.input(i).and_then(|v| shape_of(graph, v)).is_some_and(|s| s.rank() >= 2);
     let output = node.output(0);
@@ -34,7 +34,7 @@ fn is_plain(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// The node as `FusedMatMul` with its inputs; `None` for a Gemm whose `beta` is not 1.
-fn as_fused(graph: &Graph, id: NodeId) -> Result<Option<(Node, Vec<Option<ValueId>>)>> {
+pub(super) fn as_fused(graph: &Graph, id: NodeId) -> Result<Option<(Node, Vec<Option<ValueId>>)>> {
     let node = graph.node(id);
     let mut copy = copy_of(node);
     let inputs = node.inputs().to_vec();

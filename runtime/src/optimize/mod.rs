@@ -22,6 +22,7 @@ mod layer_norm;
 mod lower;
 mod matmul;
 mod pattern;
+mod quantized;
 mod reshape;
 mod rms_norm;
 mod rope;
@@ -168,6 +169,7 @@ fn optimize(graph: &mut Graph, context: &Context<'_>, reports: &mut Reports, out
     if context.fuse {
         sweep_until_stable(graph, FUSIONS, &mut state, reports)?;
         sweep_until_stable(graph, EPILOGUES, &mut state, reports)?;
+        sweep_until_stable(graph, &[quantized::REWRITE], &mut state, reports)?;
         reports.add("duplicate nodes", common_nodes::run(graph)?);
     }
     for (node, body) in bodies::all(graph) {

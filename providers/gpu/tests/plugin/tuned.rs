@@ -228,3 +228,132 @@ fn integer_products_with_signed_weights_run_on_matrix_units() {
         device.timeline_stop().unwrap().into_iter().map(|entry| entry.symbol).collect();
     assert!(symbols.len() == 3 && symbols[1].starts_with("matmul_s8_s8_i32_nt"), "{symbols:?}");
 }
+
+/// y = A B of codes with a scale each, B constant; both operands as DequantizeLinear gives them in `dtype`.
+fn coded(codes: DType, dtype: DType, is_scale_known: bool) -> OwnedGraph {
+    let mut graph = GraphBuilder::new();
+    let a = graph.input("a", codes, Some(&[256, 128]));
+    let b = graph.constant("b", codes, &[128, 192], &[0x38; 128 * 192]);
+    let one = match dtype {
+        DType::F32 => 1f32.to_le_bytes().to_vec(),
+        DType::F16 => half::f16::ONE.to_le_bytes().to_vec(),
+        _ => half::bf16::ONE.to_le_bytes().to_vec(),
+    };
+    let a_scale = match is_scale_known {
+        true => graph.constant("a_scale", dtype, &[], &one),
+        false => graph.input("a_scale", dtype, Some(&[])),
+    };
+    let b_scale = graph.constant("b_scale", dtype, &[], &one);
+    let y = graph.value("y", dtype, Some(&[256, 192]));
+    let none = tenon_plugin_api::ffi::NO_VALUE;
+    let node = graph.node("QuantizedMatMul", 1, &[a, b, none, none, a_scale, none, b_scale], &[y]);
+    graph.domain(node, "tenon");
+    graph.attribute(node, "dtype", AttributeValue::Int(dtype.onnx().into()));
+    graph.output(y);
+    graph.build()
+}
+
+fn symbols_of(graph: &OwnedGraph, inputs: &[(DType, &[i64])]) -> Vec<String> {
+    let device = open();
+    let mut session = Session::new(&device, graph, 1);
+    let zeros: Vec<Raw> = inputs
+        .iter()
+        .map(|&(dtype, dims)| {
+            let count = dims.iter().product::<i64>() as usize;
+            Raw { dtype, dims: dims.to_vec(), bytes: vec![0; dtype.byte_len(count).expect("a size")] }
+        })
+        .collect();
+    device.timeline_start().expect("it is off");
+    session.run_raw(&zeros);
+    device.timeline_stop().expect("it is on").into_iter().map(|entry| entry.symbol).collect()
+}
+
+#[test]
+fn dequantised_floats_of_8_bits_are_multiplied_as_they_are() {
+    for (dtype, name) in [(DType::BF16, "bf16"), (DType::F16, "f16"), (DType::F32, "f32")] {
+        let a = (DType::F8E4M3FN, &[256i64, 128][..]);
+        let symbols = symbols_of(&coded(DType::F8E4M3FN, dtype, true), &[a]);
+        let start = format!("matmul_e4m3_e4m3_{name}_nt");
+        assert!(symbols.len() == 1 && symbols[0].starts_with(&start), "{symbols:?}");
+        // A scale that is found at run time becomes one for each row.
+        let symbols = symbols_of(&coded(DType::F8E4M3FN, dtype, false), &[a, (dtype, &[])]);
+        assert!(symbols.len() == 2 && symbols[1].starts_with(&start), "{symbols:?}");
+    }
+}
+
+#[test]
+fn dequantised_integers_are_multiplied_as_they_are() {
+    let symbols = symbols_of(&coded(DType::I8, DType::F16, true), &[(DType::I8, &[256, 128])]);
+    assert!(symbols.len() == 1 && symbols[0].starts_with("matmul_s8_s8_f16_nt"), "{symbols:?}");
+    // Unsigned ones have a zero point of 0, which is none of signed ones: exact sums first.
+    let symbols = symbols_of(&coded(DType::U8, DType::F16, true), &[(DType::U8, &[256, 128])]);
+    let is_exact = symbols[1].starts_with("matmul_s8_s8_i32_nt") && symbols[2].starts_with("integer_result");
+    assert!(symbols.len() == 3 && is_exact && symbols[0] == "signed_rows", "{symbols:?}");
+}
+
+#[test]
+fn kinds_of_codes_without_matrix_units_are_declined_with_a_reason() {
+    let device = open();
+    let graph = coded(DType::F8E5M2, DType::F16, true);
+    let claims = device.claim(graph.graph(), "").unwrap();
+    assert_eq!(claims.declines[0].1, "products of f8e5m2 by f8e5m2 have no GPU kernel");
+}
+
+/// y = x W + bias with W of four bits in blocks along its inputs, as DequantizeLinear takes it.
+#[test]
+fn dequantised_weights_of_four_bits_become_packed_ones() {
+    let device = open();
+    let mut random = fastrand::Rng::with_seed(13);
+    for (dtype, is_transposed) in [(DType::U4, false), (DType::I4, false), (DType::U4, true)] {
+        let (n, k) = (70usize, 192usize);
+        let blocks = k / 32;
+        let codes: Vec<u8> = (0..n * k / 2).map(|_| random.u8(..)).collect();
+        let zeros: Vec<u8> = (0..n * blocks / 2).map(|_| random.u8(..)).collect();
+        let scales = Array::new(&[(n * blocks) as i64], |_| random.f32() * 0.1 + 0.01);
+        let bias = Array::random(&[n as i64], &mut random);
+        let number = |bytes: &[u8], at: usize| {
+            let code = i32::from(bytes[at / 2] >> (at % 2 * 4) & 15);
+            if dtype == DType::I4 && code > 7 { code - 16 } else { code }
+        };
+        let weight = |row: usize, input: usize| {
+            let (at, group) = match is_transposed {
+                true => (row * k + input, row * blocks + input / 32),
+                false => (input * n + row, input / 32 * n + row),
+            };
+            (number(&codes, at) - number(&zeros, group)) as f32 * scales.values[group]
+        };
+        let mut graph = GraphBuilder::new();
+        let x = graph.input("x", DType::F32, Some(&[-1, k as i64]));
+        let ordered = |rows: usize| match is_transposed {
+            true => [n as i64, rows as i64],
+            false => [rows as i64, n as i64],
+        };
+        let b = graph.constant("b", dtype, &ordered(k), &codes);
+        let s = graph.constant("s", DType::F32, &ordered(blocks), &scales.bytes());
+        let z = graph.constant("z", dtype, &ordered(blocks), &zeros);
+        let c = graph.constant("c", DType::F32, &bias.dims, &bias.bytes());
+        let y = graph.value("y", DType::F32, Some(&[-1, n as i64]));
+        let none = tenon_plugin_api::ffi::NO_VALUE;
+        let node = graph.node("QuantizedMatMul", 1, &[x, b, c, none, none, none, s, z], &[y]);
+        graph.domain(node, "tenon");
+        let axis = if is_transposed { 1 } else { 0 };
+        for (name, value) in
+            [("dtype", 1), ("b_axis", axis), ("b_block_size", 32), ("transB", is_transposed.into())]
+        {
+            graph.attribute(node, name, AttributeValue::Int(value));
+        }
+        graph.output(y);
+        let mut session = Session::new(&device, &graph.build(), 1);
+        let x = Array::random(&[2, k as i64], &mut random);
+        device.timeline_start().unwrap();
+        let y = session.run(std::slice::from_ref(&x)).remove(0);
+        let timeline = device.timeline_stop().unwrap();
+        assert!(timeline.len() == 1 && timeline[0].symbol.starts_with("stream_f32_w4_g32_z__"));
+        for (at, got) in y.values.iter().enumerate() {
+            let (token, row) = (at / n, at % n);
+            let term = |i: usize| f64::from(x.values[token * k + i]) * f64::from(weight(row, i));
+            let exact = (0..k).map(term).sum::<f64>() + f64::from(bias.values[row]);
+            assert!((f64::from(*got) - exact).abs() < 1e-3, "{dtype:?} at {token}, {row}: {got} {exact}");
+        }
+    }
+}

@@ -14,6 +14,7 @@ pub const RULES: &[Rule] = &[
     Rule::onnx("MatMulInteger", 2, matmul_integer),
     Rule::onnx("QLinearMatMul", 8, qlinear_matmul),
     Rule::of("tenon", "FusedMatMul", 2, fused_matmul),
+    Rule::of("tenon", "QuantizedMatMul", 2, quantized_matmul),
     Rule::of("com.microsoft", "FusedMatMul", 2, fused_matmul),
     Rule::of("com.microsoft", "FusedMatMulActivation", 2, fused_matmul),
     Rule::of("com.microsoft", "TransposeMatMul", 2, fused_matmul),
@@ -109,6 +110,12 @@ fn fused_matmul(s: &mut Site<'_>) -> Result<()> {
         product(s, (0, 1), (s.flag("transA", false)?, s.flag("transB", false)?))?
     };
     s.set_tensor(0, s.dtype(0), shape);
+    Ok(())
+}
+
+fn quantized_matmul(s: &mut Site<'_>) -> Result<()> {
+    let shape = product(s, (0, 1), (s.flag("transA", false)?, s.flag("transB", false)?))?;
+    s.set_tensor(0, s.dtype_attribute("dtype")?.unwrap_or(DType::F32), shape);
     Ok(())
 }
 
