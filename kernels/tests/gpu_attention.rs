@@ -2,8 +2,11 @@
 
 use std::collections::HashSet;
 
-use tenon_kernels::gpu::attention::wgmma::{Mask, Row, plan_with, rows};
-use tenon_kernels::gpu::attention::{Causal, Keys, Lengths, Problem, Queries, Strides, operand, plan, units};
+use tenon_kernels::gpu::attention::wgmma::{Row, plan_with, rows};
+use tenon_kernels::gpu::attention::{
+    Causal, Code, Codes, Keys, Lengths, Mask, Problem, Queries, Scales, Strides, mma_sync, operand, plan,
+    units,
+};
 use tenon_kernels::gpu::launch::{Arg, Element, Plan};
 use tenon_kernels::gpu::{Chip, arch};
 
@@ -25,6 +28,7 @@ fn problem() -> Problem {
         causal: Some(Causal::BottomRight),
         window_left: None,
         soft_cap: None,
+        codes: None,
         has_sinks: false,
         queries: Queries::Batched,
         keys: Keys::Contiguous,
@@ -35,6 +39,8 @@ fn problem() -> Problem {
         out: Strides::rows_first(300, 8, 128),
     }
 }
+
+const CODES: Codes = Codes { code: Code::E4M3, scales: Scales::Head };
 
 fn symbol(problem: &Problem) -> String {
     plan("sm90", problem, &chips()[0]).expect("a kernel for the problem").launches[0].symbol.clone()
@@ -60,6 +66,7 @@ fn every_row_is_legal_on_every_chip() {
             match row {
                 Row::Forward(params) => params.check(&chip).unwrap(),
                 Row::Decode(params) => params.check(&chip).unwrap(),
+                Row::CodedForward(params) => params.check(&chip).unwrap(),
             }
         }
     }
@@ -81,6 +88,10 @@ fn parameters_that_do_not_fit_are_refused_with_the_reason() {
             Row::Decode(mut params) => {
                 params.stages = 99;
                 assert!(params.check(chip).unwrap_err().to_string().contains("shared memory"));
+            }
+            Row::CodedForward(mut params) => {
+                params.head_v = 512;
+                assert!(params.check(chip).unwrap_err().to_string().contains("up to 256"));
             }
         }
     }
@@ -157,7 +168,7 @@ fn absent_operands_are_null_and_present_ones_are_passed() {
 
 #[test]
 fn the_shape_has_the_layout_of_the_device_text() {
-    let text = include_str!("../arch/sm90/attention_shape.cuh");
+    let text = include_str!("../device/attention_shape.cuh");
     let body = text.split("struct AttentionShape {").nth(1).unwrap().split("};").next().unwrap();
     let mut bytes = 0usize;
     for line in body.lines() {
@@ -206,10 +217,12 @@ fn pieces_of_pages_fill_blocks_of_keys() {
             ..problem()
         };
         for row in rows("sm90").unwrap() {
-            let block = match row {
-                Row::Forward(params) => params.bn,
-                Row::Decode(_) => 64,
+            let (block, is_coded) = match row {
+                Row::Forward(params) => (params.bn, false),
+                Row::Decode(params) => (64, params.is_coded),
+                Row::CodedForward(_) => continue,
             };
+            let p = Problem { codes: is_coded.then_some(CODES), ..p.clone() };
             let plan = plan_with("sm90", &p, &row, &chips()[0]).unwrap();
             let piece = plan.launches[0].args.iter().find_map(|arg| match arg {
                 Arg::TensorMap(map) if map.operand == operand::K => Some(map.box_dims[1]),
@@ -235,6 +248,69 @@ fn what_no_kernel_does_is_refused_with_the_reason() {
     assert!(message(&Problem { keys: paged, ..problem() }).contains("lengths"));
     let lengths = Some(Lengths::default());
     assert!(message(&Problem { keys: paged, lengths, ..problem() }).contains("fewer than 500"));
+}
+
+#[test]
+fn caches_of_codes_are_read_by_kernels_that_know_them() {
+    for arch in ["sm90", "sm80"] {
+        let compiled: HashSet<String> = units(arch).unwrap().into_iter().map(|unit| unit.name).collect();
+        for q_len in [1, 5, 300] {
+            let p = Problem { codes: Some(CODES), q_len, ..problem() };
+            let plan = plan(arch, &p, &arch::find(arch).unwrap().chips().unwrap()[0]).unwrap();
+            let symbol = &plan.launches[0].symbol;
+            assert!(symbol.contains("_e4m3_") && compiled.contains(symbol), "{symbol}");
+            let found = pointers(&plan);
+            assert!(found.contains(&operand::K_SCALES) && found.contains(&operand::V_SCALES));
+        }
+    }
+    let other = Codes { code: Code::I8, ..CODES };
+    assert!(message(&Problem { codes: Some(other), ..problem() }).contains("e4m3"));
+    let channel = Codes { scales: Scales::Channel, ..CODES };
+    assert!(message(&Problem { codes: Some(channel), ..problem() }).contains("head"));
+    assert!(plan("gfx942", &Problem { codes: Some(CODES), ..problem() }, &chips()[0]).is_err());
+}
+
+#[test]
+fn the_portable_tier_has_legal_rows_and_a_kernel_for_every_head() {
+    let compiled: HashSet<String> = units("sm80").unwrap().into_iter().map(|unit| unit.name).collect();
+    for chip in arch::find("sm80").unwrap().chips().unwrap() {
+        for head in (8..=256).step_by(8) {
+            for (q_len, window_left, causal) in [(1, None, true), (8, Some(3), true), (300, None, false)] {
+                let causal = causal.then_some(Causal::Past(7));
+                let p = Problem { head_qk: head, head_v: head, q_len, window_left, causal, ..problem() };
+                let plan = plan("sm80", &p, &chip).unwrap();
+                let launch = &plan.launches[0];
+                assert!(compiled.contains(&launch.symbol), "{}", launch.symbol);
+                assert!(launch.shared_bytes <= chip.shared_bytes && launch.grid[0] > 0);
+                for arg in &launch.args {
+                    if let Arg::Workspace { offset_bytes } = arg {
+                        assert!(*offset_bytes < plan.workspace_bytes && offset_bytes % 256 == 0);
+                    }
+                }
+            }
+        }
+        for row in mma_sync::rows("sm80").unwrap() {
+            if let mma_sync::Row::Forward(mut params) = row {
+                params.bm = 24;
+                assert!(params.check(&chip).unwrap_err().to_string().contains("16 rows"));
+            }
+        }
+    }
+}
+
+#[test]
+fn ragged_rows_choose_the_kernel_by_their_average() {
+    let p = Problem {
+        batch: 64,
+        q_len: 64,
+        queries: Queries::Ragged { rows: 64 },
+        keys: Keys::Paged { pages: 900, page_rows: 64, columns: 8 },
+        lengths: Some(Lengths { adds_queries: true, ..Lengths::default() }),
+        ..problem()
+    };
+    assert!(symbol(&p).starts_with("attention_decode_"));
+    let many = Problem { q_len: 9000, queries: Queries::Ragged { rows: 9000 }, ..p };
+    assert!(symbol(&many).starts_with("attention_bf16_d128_causal"));
 }
 
 #[test]

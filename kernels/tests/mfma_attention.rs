@@ -29,6 +29,7 @@ fn problem() -> Problem {
         causal: Some(Causal::BottomRight),
         window_left: None,
         soft_cap: None,
+        codes: None,
         has_sinks: false,
         queries: Queries::Batched,
         keys: Keys::Contiguous,
@@ -101,7 +102,7 @@ fn every_planned_symbol_is_compiled() {
 #[test]
 fn structures_have_the_layout_of_the_device_text() {
     let texts = [
-        ("struct AttentionShape {", include_str!("../arch/sm90/attention_shape.cuh")),
+        ("struct AttentionShape {", include_str!("../device/attention_shape.cuh")),
         ("struct CacheShape {", include_str!("../arch/cdna/attention_cache.h")),
     ];
     let sizes = texts.map(|(name, text)| {

@@ -42,6 +42,7 @@ pub fn problem(
         causal: None,
         window_left: None,
         soft_cap: None,
+        codes: None,
         has_sinks: false,
         queries: Queries::Batched,
         keys: Keys::Contiguous,

@@ -19,6 +19,18 @@ template <u32 kExtent, bool kTransposed> struct Copier {
         this->depth = depth - (kTransposed ? outer : inner);
     }
 
+    /// The same where all of the tile lies inside the operand.
+    DEVICE void copy_whole(u32 tile, i32 k) const {
+        const In* from = source + (kTransposed ? k * pitch : k);
+#pragma unroll
+        for (u32 i = 0; i < kExtent / kLines; i++) {
+            copy16_whole(tile + target + i * kLines * kRowBytes, from);
+            if (!kTransposed) from += kLines * pitch;
+            else if ((i + 1) * kLines % kDepth == 0) from += 64 - (kDepth - kLines) * pitch;
+            else from += kLines * pitch;
+        }
+    }
+
     /// Starts copying the tile from depth `k` on. Pieces outside the operand become zeros.
     DEVICE void copy(u32 tile, i32 k) const {
 #pragma unroll
@@ -89,10 +101,17 @@ SYMBOL(Out* d_out, const In* a_data, const In* b_data, const void* bias, const O
     const u32 blocks = begin < all ? min(p.part_blocks, all - begin) : 0;
 
     dependency_wait();
+    const bool is_inside = row + BM <= p.m && col + BN <= p.n;
     auto copy = [&](u32 block) {
         if (block < blocks) {
             const u32 stage = ring + block % STAGES * kStageBytes;
             const i32 k = (begin + block) * kDepth;
+            if (is_inside && k + (i32)kDepth <= p.k) {
+                a_copier.copy_whole(stage, k);
+                b_copier.copy_whole(stage + kABytes, k);
+                copy_commit();
+                return;
+            }
             a_copier.copy(stage, k);
             b_copier.copy(stage + kABytes, k);
         }
@@ -120,8 +139,9 @@ SYMBOL(Out* d_out, const In* a_data, const In* b_data, const void* bias, const O
                 __syncthreads();
                 fragments[0].load(ring + (block + 1) % STAGES * kStageBytes, warp_row, warp_col, 0);
             }
-            if (step == 0) copy(block + STAGES - 1);
             fragments[step % 2].multiply(d);
+            // Behind the first products, which would wait for the addresses otherwise.
+            if (step == 0) copy(block + STAGES - 1);
         }
     }
     dependency_launch();

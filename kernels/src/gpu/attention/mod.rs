@@ -4,12 +4,16 @@
 //! query rows over a long cache and is bound by memory. Both take every mask, layout and length described by
 //! [`Problem`]. Their parameters come from the family's `attention.toml`; there is one planner for each kind of main loop.
 
+pub mod append;
+mod mask;
 pub mod mfma;
+pub mod mma_sync;
 pub mod plain;
 mod shape;
 pub mod wgmma;
 
-pub use shape::{Causal, Keys, Lengths, Problem, Queries, Strides};
+pub use mask::Mask;
+pub use shape::{Causal, Code, Codes, Keys, Lengths, Problem, Queries, Scales, Strides};
 
 use super::arch::{self, Mainloop};
 use super::chip::Chip;
@@ -37,6 +41,12 @@ pub mod operand {
     pub const SINKS: usize = 7;
     /// What [`super::plain`] adds to the scores, or booleans: where a row may look.
     pub const MASK: usize = 8;
+    /// f32: what the codes of keys are multiplied by.
+    pub const K_SCALES: usize = 9;
+    /// The same of values.
+    pub const V_SCALES: usize = 10;
+    /// i32: what [`super::plain`] takes for paddings.
+    pub const PADDING: usize = 11;
 }
 
 /// The launches of a problem on a chip of the family `arch`.
@@ -52,8 +62,11 @@ pub fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
     }
     match mainloop {
         Mainloop::Wgmma => wgmma::plan(arch, problem, chip),
+        Mainloop::Mfma if problem.codes.is_some() => {
+            Err(KernelError::parameter("matrix units of CDNA read caches in the element type only"))
+        }
         Mainloop::Mfma => mfma::plan(arch, problem, chip),
-        other => unknown(arch, other),
+        Mainloop::MmaSync => mma_sync::plan(arch, problem, chip),
     }
 }
 
@@ -62,16 +75,12 @@ pub fn units(arch: &str) -> Result<Vec<Unit>> {
     match mainloop(arch)? {
         Mainloop::Wgmma => wgmma::units(arch),
         Mainloop::Mfma => mfma::units(arch),
-        other => unknown(arch, other),
+        Mainloop::MmaSync => mma_sync::units(arch),
     }
 }
 
 fn mainloop(arch: &str) -> Result<Mainloop> {
     Ok(arch::find(arch)?.operator("attention")?.mainloop)
-}
-
-fn unknown<T>(arch: &str, mainloop: Mainloop) -> Result<T> {
-    Err(KernelError::table(format!("arch '{arch}': attention has no main loop {mainloop:?}")))
 }
 
 /// Part of a symbol that names an element type.

@@ -1,9 +1,9 @@
 //! Attention without matrix units: every head size, element type and mask. The kernel is `device/attention.cu`.
 
 use super::super::launch::{Arg, Plan};
-use super::super::scalar::{self, Scalar, Structure, kernel, launch, overlapping};
+use super::super::scalar::{self, Scalar, Structure, division, kernel, launch, overlapping};
 use super::super::unit::{Text, Unit};
-use super::{Causal, Keys, Problem, Queries, Strides, operand, optional};
+use super::{Causal, Code, Codes, Keys, Problem, Queries, Scales, Strides, operand, optional};
 use crate::error::{KernelError, Result};
 
 /// Columns of a head at most.
@@ -28,9 +28,69 @@ pub struct MaskOperand {
     pub columns: u32,
 }
 
+/// Which keys are padding: `filter` is added to their scores. The operand is of i32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PaddingOperand {
+    pub kind: PaddingKind,
+    pub filter: f32,
+}
+
+/// What the numbers of a padding operand say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PaddingKind {
+    /// `[batch, rows or 1, keys - past]` by strides (`head` is unused) from element `offset` on: zero is a padding. Keys
+    /// before `past` are none.
+    Rows { strides: Strides, past: u32, offset: u64 },
+    /// `[batch]`: one past the last key.
+    Ends,
+    /// `[2, batch]`: the ends, then the first keys.
+    Ranges,
+}
+
+/// What a row's scores depend on beside the problem.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Extras {
+    pub mask: Option<MaskOperand>,
+    pub padding: Option<PaddingOperand>,
+}
+
+/// Which scores are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Scaled products of all keys.
+    Raw,
+    /// After the soft cap.
+    Capped,
+    /// Under the masks.
+    Masked,
+    /// After the softmax.
+    Weights,
+}
+
+/// Scores `[batch, heads, rows, keys]`, dense, of the first `keys` keys, in the operand of the result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    pub stage: Stage,
+    pub keys: u32,
+    /// What stands under the masks for keys that a row does not see.
+    pub hidden: f32,
+}
+
 /// The launch of a problem over elements of type `scalar`, whatever [`Problem::element`] says. Operands as
 /// [`super::operand`] numbers them.
-pub fn plan(problem: &Problem, scalar: Scalar, mask: Option<MaskOperand>) -> Result<Plan> {
+pub fn plan(problem: &Problem, scalar: Scalar, extras: &Extras) -> Result<Plan> {
+    launches(problem, scalar, extras, None)
+}
+
+/// The launch that hands out scores of a problem whose queries are not ragged.
+pub fn scores(problem: &Problem, scalar: Scalar, extras: &Extras, scores: &Scores) -> Result<Plan> {
+    if problem.queries != Queries::Batched {
+        return Err(KernelError::parameter("scores of ragged queries: batched only"));
+    }
+    launches(problem, scalar, extras, Some(scores))
+}
+
+fn launches(problem: &Problem, scalar: Scalar, extras: &Extras, scores: Option<&Scores>) -> Result<Plan> {
     if !scalar.is_float() {
         return Err(KernelError::parameter(format!(
             "attention of {}: f32, f16 and bf16 only",
@@ -43,6 +103,13 @@ pub fn plan(problem: &Problem, scalar: Scalar, mask: Option<MaskOperand>) -> Res
     }
     let is_paged = problem.keys != Keys::Contiguous;
     let is_ragged = problem.queries != Queries::Batched;
+    let is_coded = problem.codes.is_some();
+    let padding = match extras.padding.map(|padding| padding.kind) {
+        Some(PaddingKind::Rows { offset, .. }) => {
+            Arg::Pointer { operand: operand::PADDING, offset_bytes: offset * 4 }
+        }
+        kind => optional(operand::PADDING, kind.is_some()),
+    };
     let args = vec![
         optional(operand::OUT, true),
         optional(operand::Q, true),
@@ -52,13 +119,23 @@ pub fn plan(problem: &Problem, scalar: Scalar, mask: Option<MaskOperand>) -> Res
         optional(operand::Q_OFFSETS, is_ragged),
         optional(operand::PAGE_TABLE, is_paged),
         optional(operand::SINKS, problem.has_sinks),
-        optional(operand::MASK, mask.is_some()),
-        parameters(problem, mask),
+        optional(operand::MASK, extras.mask.is_some()),
+        padding,
+        optional(operand::K_SCALES, is_coded),
+        optional(operand::V_SCALES, is_coded),
+        parameters(problem, extras, scores),
     ];
     let mut cost = problem.cost();
     cost.bytes *= scalar.bytes() as f64 / problem.element.bytes() as f64;
     let grid = [problem.q_len, problem.heads, problem.batch];
-    Ok(overlapping(launch(format!("attention_plain_{}", scalar.suffix()), grid, args, cost)))
+    let symbol = symbol(scores.is_some(), is_coded, scalar.suffix());
+    Ok(overlapping(launch(symbol, grid, args, cost)))
+}
+
+fn symbol(of_scores: bool, is_coded: bool, suffix: &str) -> String {
+    let scores = if of_scores { "scores_" } else { "" };
+    let coded = if is_coded { "coded_" } else { "" };
+    format!("attention_plain_{scores}{coded}{suffix}")
 }
 
 fn check(problem: &Problem) -> Result<()> {
@@ -78,11 +155,22 @@ fn check(problem: &Problem) -> Result<()> {
             problem.heads, problem.batch
         )));
     }
+    if problem.codes.is_some_and(|codes| codes.code == Code::I4)
+        && [problem.k, problem.v]
+            .iter()
+            .any(|s| [s.batch, s.row, s.head].iter().any(|stride| stride % 2 != 0))
+    {
+        return Err(KernelError::shape("codes of 4 bits need rows of whole bytes"));
+    }
+    if matches!(problem.keys, Keys::Paged { page_rows: 1, .. }) {
+        return Err(KernelError::shape("pages of a row: two at least"));
+    }
     problem.check_extents()
 }
 
 /// `AttentionParams` of the device text.
-fn parameters(problem: &Problem, mask: Option<MaskOperand>) -> Arg {
+fn parameters(problem: &Problem, extras: &Extras, scores: Option<&Scores>) -> Arg {
+    let mask = extras.mask;
     let strides = |s: Strides| [s.batch, s.row, s.head].map(|stride| stride as i64);
     let of_mask = mask.map_or(Strides::default(), |mask| mask.strides);
     let (causal, offset) = match problem.causal {
@@ -97,10 +185,29 @@ fn parameters(problem: &Problem, mask: Option<MaskOperand>) -> Arg {
         Keys::Contiguous => (0, 0),
         Keys::Paged { page_rows, columns, .. } => (page_rows, columns),
     };
+    let (page_magic, page_shift) = division(page_rows);
     let mask_kind = mask.map_or(0, |mask| match mask.kind {
         MaskKind::Element => 1,
         MaskKind::Bool => 2,
         MaskKind::F32 => 3,
+    });
+    let (padding_kind, padding_strides, padding_past) = match extras.padding.map(|padding| padding.kind) {
+        None => (0, Strides::default(), 0),
+        Some(PaddingKind::Rows { strides, past, .. }) => (1, strides, past),
+        Some(PaddingKind::Ends) => (2, Strides::default(), 0),
+        Some(PaddingKind::Ranges) => (3, Strides::default(), 0),
+    };
+    let (code, scale_kind) = match problem.codes {
+        None => (0, 0),
+        Some(Codes { code, scales }) => (code_number(code), scales_number(scales)),
+    };
+    let scores_keys = scores.map_or(0, |scores| scores.keys);
+    let scores_head = i64::from(problem.q_len) * i64::from(scores_keys);
+    let stage = scores.map_or(0, |scores| match scores.stage {
+        Stage::Raw => 0,
+        Stage::Capped => 1,
+        Stage::Masked => 2,
+        Stage::Weights => 3,
     });
     Structure::default()
         .i64s::<3>(strides(problem.q))
@@ -108,6 +215,8 @@ fn parameters(problem: &Problem, mask: Option<MaskOperand>) -> Arg {
         .i64s::<3>(strides(problem.v))
         .i64s::<3>(strides(problem.out))
         .i64s::<3>([of_mask.batch, of_mask.head, of_mask.row].map(|stride| stride as i64))
+        .i64s::<2>([padding_strides.batch, padding_strides.row].map(|stride| stride as i64))
+        .i64s::<3>([scores_head * i64::from(problem.heads), scores_head, i64::from(scores_keys)])
         .u32(problem.batch)
         .u32(problem.heads)
         .u32(problem.kv_heads)
@@ -122,23 +231,62 @@ fn parameters(problem: &Problem, mask: Option<MaskOperand>) -> Arg {
         .u32(lengths.bias as u32)
         .u32(lengths.adds_queries.into())
         .u32(page_rows)
+        .u32(page_magic)
+        .u32(page_shift)
         .u32(table_columns)
         .u32(mask_kind)
         .u32(mask.map_or(0, |mask| mask.columns))
+        .u32(padding_kind)
+        .u32(padding_past)
         .u32(problem.has_sinks.into())
+        .u32(code)
+        .u32(scale_kind)
+        .u32(stage)
+        .u32(scores_keys)
         .f32(problem.scale)
         .f32(problem.soft_cap.unwrap_or(0.0))
+        .f32(problem.soft_cap.map_or(0.0, |cap| 1.0 / cap))
+        .f32(extras.padding.map_or(0.0, |padding| padding.filter))
+        .f32(scores.map_or(0.0, |scores| scores.hidden))
         .finish()
+}
+
+/// `CACHE_*` of the device text.
+pub(super) fn code_number(code: Code) -> u32 {
+    match code {
+        Code::E4M3 => 1,
+        Code::I8 => 2,
+        Code::I4 => 3,
+    }
+}
+
+/// `SCALE_*` of the device text.
+pub(super) fn scales_number(scales: Scales) -> u32 {
+    match scales {
+        Scales::One => 0,
+        Scales::Head => 1,
+        Scales::Channel => 2,
+    }
+}
+
+/// The texts that know the codes of caches, after the arch's own.
+pub(super) fn code_texts(arch: Text) -> Vec<Text> {
+    let floats = Text { path: "device/float8.cu", text: include_str!("../../../device/float8.cu") };
+    let codes = Text { path: "device/cache_code.cuh", text: include_str!("../../../device/cache_code.cuh") };
+    vec![arch, scalar::TEXT, floats, codes]
 }
 
 /// What the build compiles.
 pub fn unit(arch: Text) -> Unit {
     let own = Text { path: "device/attention.cu", text: include_str!("../../../device/attention.cu") };
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    let of_type =
+        |suffix| kinds.map(|(scores, is_coded): (bool, bool)| kernel(symbol(scores, is_coded, suffix)));
     Unit {
         name: "plain_attention".into(),
-        texts: vec![arch, scalar::TEXT, own],
+        texts: [code_texts(arch), vec![own]].concat(),
         defines: Vec::new(),
-        kernels: ["f32", "f16", "bf16"].map(|suffix| kernel(format!("attention_plain_{suffix}"))).into(),
+        kernels: ["f32", "f16", "bf16"].into_iter().flat_map(of_type).collect(),
     }
 }
 
@@ -162,6 +310,7 @@ mod tests {
             causal: Some(Causal::Appended),
             window_left: None,
             soft_cap: None,
+            codes: None,
             has_sinks: false,
             queries: Queries::Batched,
             keys: Keys::Contiguous,
@@ -175,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_row_of_a_head_is_a_block() {
-        let plan = plan(&problem(), Scalar::F32, None).unwrap();
+        let plan = plan(&problem(), Scalar::F32, &Extras::default()).unwrap();
         assert_eq!(
             (plan.launches[0].symbol.as_str(), plan.launches[0].grid),
             ("attention_plain_f32", [5, 4, 3])
@@ -183,15 +332,15 @@ mod tests {
         let Some(Arg::Bytes { bytes, align }) = plan.launches[0].args.last() else {
             panic!("a structure is passed by value")
         };
-        assert_eq!((bytes.len(), *align), (200, 8));
+        assert_eq!((bytes.len(), *align), (288, 8));
     }
 
     #[test]
     fn what_the_kernel_does_not_hold_is_refused() {
-        assert!(plan(&problem(), Scalar::I32, None).is_err());
+        assert!(plan(&problem(), Scalar::I32, &Extras::default()).is_err());
         let wide = Problem { head_v: 2048, ..problem() };
-        assert!(plan(&wide, Scalar::F32, None).unwrap_err().to_string().contains("1024"));
+        assert!(plan(&wide, Scalar::F32, &Extras::default()).unwrap_err().to_string().contains("1024"));
         let uneven = Problem { kv_heads: 3, ..problem() };
-        assert!(plan(&uneven, Scalar::F32, None).unwrap_err().to_string().contains("multiple"));
+        assert!(plan(&uneven, Scalar::F32, &Extras::default()).unwrap_err().to_string().contains("multiple"));
     }
 }

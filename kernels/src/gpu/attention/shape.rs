@@ -59,6 +59,42 @@ pub enum Keys {
     },
 }
 
+/// What the numbers of a cache are stored as where not in the element type of the queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// Floats of 8 bits without infinities.
+    E4M3,
+    I8,
+    /// Two to a byte, the even column in the low half, 8 added.
+    I4,
+}
+
+impl Code {
+    pub const fn bits(self) -> u64 {
+        match self {
+            Code::E4M3 | Code::I8 => 8,
+            Code::I4 => 4,
+        }
+    }
+}
+
+/// How many scales, of f32, the codes of keys have, and as many of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scales {
+    One,
+    /// `[k/v heads]`.
+    Head,
+    /// `[k/v heads, columns]`.
+    Channel,
+}
+
+/// A cache of codes: a number is a code times its scale. Strides of the cache count codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Codes {
+    pub code: Code,
+    pub scales: Scales,
+}
+
 /// How the lengths operand is read: a sequence has `lengths[b] + bias (+ its query rows)` keys, at most `kv_len`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lengths {
@@ -72,6 +108,8 @@ pub struct Lengths {
 pub struct Problem {
     /// Of all four tensors: bf16 or f16; f32 where the family's table has it.
     pub element: Element,
+    /// What keys and values are stored as instead.
+    pub codes: Option<Codes>,
     pub batch: u32,
     pub heads: u32,
     pub kv_heads: u32,
@@ -126,10 +164,27 @@ impl Problem {
         if self.soft_cap.is_some_and(|cap| !(cap > 0.0 && cap.is_finite())) {
             return Err(KernelError::parameter(format!("soft cap {:?}: must be positive", self.soft_cap)));
         }
-        for (what, s) in [("q", self.q), ("k", self.k), ("v", self.v), ("out", self.out)] {
-            if [s.batch, s.row, s.head].iter().any(|stride| stride % 8 != 0) {
-                return Err(KernelError::shape(format!("{what} has {s:?}: must be multiples of 8 elements")));
+        let cached = if self.codes.is_some() { 16 } else { 8 };
+        for (what, s, step) in
+            [("q", self.q, 8), ("k", self.k, cached), ("v", self.v, cached), ("out", self.out, 8)]
+        {
+            if [s.batch, s.row, s.head].iter().any(|stride| stride % step != 0) {
+                return Err(KernelError::shape(format!(
+                    "{what} has {s:?}: must be multiples of {step} elements"
+                )));
             }
+        }
+        if let Some(codes) = self.codes
+            && (codes.code != Code::E4M3 || codes.scales == Scales::Channel)
+        {
+            return Err(KernelError::parameter(format!(
+                "a cache of {codes:?}: e4m3 with a scale for each head at most"
+            )));
+        }
+        if let Keys::Paged { page_rows, .. } = self.keys
+            && page_rows % 16 != 0
+        {
+            return Err(KernelError::shape(format!("pages of {page_rows} rows: must be a multiple of 16")));
         }
         self.check_extents()
     }
@@ -146,10 +201,8 @@ impl Problem {
         if self.lengths.is_none() {
             return Err(KernelError::parameter("a paged cache needs the lengths of its sequences"));
         }
-        if page_rows < 16 || page_rows % 16 != 0 || pages == 0 {
-            return Err(KernelError::shape(format!(
-                "{pages} pages of {page_rows} rows: must be a multiple of 16"
-            )));
+        if page_rows == 0 || pages == 0 {
+            return Err(KernelError::shape(format!("{pages} pages of {page_rows} rows: one at least")));
         }
         if u64::from(columns) * u64::from(page_rows) < u64::from(self.kv_len) {
             return Err(KernelError::shape(format!(
@@ -165,6 +218,14 @@ impl Problem {
         match self.queries {
             Queries::Batched => self.batch.saturating_mul(self.q_len),
             Queries::Ragged { rows } => rows,
+        }
+    }
+
+    /// Query rows of a sequence as kernels are chosen for them: the average where they are ragged.
+    pub fn typical_rows(&self) -> u32 {
+        match self.queries {
+            Queries::Batched => self.q_len,
+            Queries::Ragged { rows } => self.q_len.min(rows.div_ceil(self.batch.max(1))),
         }
     }
 
@@ -189,10 +250,11 @@ impl Problem {
         }
         let columns = f64::from(self.head_qk + self.head_v);
         let read = if self.window_left.is_some() { (seen + q_len).min(kv_len) } else { kv_len };
-        let elements = batch * (q_len * heads + read * kv_heads) * columns;
+        let bytes = self.element.bytes() as f64;
+        let cached_bytes = self.codes.map_or(bytes, |codes| codes.code.bits() as f64 / 8.0);
         Cost {
             flops: 2.0 * batch * heads * q_len * seen * columns,
-            bytes: elements * self.element.bytes() as f64,
+            bytes: batch * (q_len * heads * bytes + read * kv_heads * cached_bytes) * columns,
         }
     }
 

@@ -1,11 +1,11 @@
 //! The kernel for a few query rows: parameters, legality, symbol, unit and launch.
 
 use super::table::Instructions;
-use super::{Problem, cache_shape, element_name, head_name, operands, tile_bytes};
+use super::{Problem, Sizes, cache_shape, element_name, head_name, operands, tile_bytes, unit};
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
-use crate::gpu::unit::{Kernel, Planned, Text, Unit};
+use crate::gpu::unit::{Text, Unit};
 
 /// Keys that a wave takes at once.
 const BN: u32 = 32;
@@ -87,36 +87,22 @@ impl DecodeParams {
         texts: &[Text],
         has: &Instructions,
     ) -> Result<Unit> {
-        let symbol = self.symbol(arch, element)?;
-        let define = |name: &str, value: String| (name.to_owned(), value);
-        Ok(Unit {
-            name: symbol.clone(),
-            texts: texts.to_vec(),
-            defines: vec![
-                define("SYMBOL", symbol.clone()),
-                define("ELEMENT", element_name(element)?.to_uppercase()),
-                define("HEAD_QK", self.head_qk.to_string()),
-                define("HEAD_V", self.head_v.to_string()),
-                define("ROWS", self.rows.to_string()),
-                define("BN", BN.to_string()),
-                define("WAVES", self.waves.to_string()),
-                define("STAGES", self.stages.to_string()),
-                define("SHARED_BYTES", self.shared_bytes(element).to_string()),
-            ],
-            kernels: vec![Kernel {
-                symbol,
-                threads: self.threads(),
-                shared_bytes: 0,
-                required: has.required.clone(),
-                forbidden: Vec::new(),
-                planned: Planned {
-                    static_shared_bytes: Some(self.shared_bytes(element)),
-                    waves_per_simd: (self.waves >= 4).then_some(self.waves / 4),
-                    loop_required: has.loop_required.clone(),
-                    ..Planned::default()
-                },
-            }],
-        })
+        let numbers = [
+            ("HEAD_QK", self.head_qk),
+            ("HEAD_V", self.head_v),
+            ("ROWS", self.rows),
+            ("BN", BN),
+            ("WAVES", self.waves),
+            ("STAGES", self.stages),
+        ];
+        let sizes = Sizes {
+            element,
+            numbers: &numbers,
+            threads: self.threads(),
+            shared_bytes: self.shared_bytes(element),
+            waves_per_simd: (self.waves >= 4).then_some(self.waves / 4),
+        };
+        unit(self.symbol(arch, element)?, texts, &sizes, has)
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Keys, Problem, Queries, operand, optional};
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Plan};
+use crate::gpu::unit::{Kernel, Planned, Text, Unit};
 
 /// The launches of a checked problem with the parameters that the family's table gives it.
 pub(super) fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
@@ -48,6 +49,43 @@ fn head_name(head_qk: u32, head_v: u32) -> String {
 /// LDS of a tile of `rows` rows: panels of 128 bytes.
 fn tile_bytes(columns: u32, rows: u32, element: Element) -> u32 {
     (columns * element.bytes() as u32).div_ceil(128) * 128 * rows
+}
+
+/// What the texts of both kernels are compiled with: sizes by their macros, and what one kernel takes of a compute unit.
+struct Sizes<'a> {
+    element: Element,
+    numbers: &'a [(&'static str, u32)],
+    threads: u32,
+    shared_bytes: u32,
+    waves_per_simd: Option<u32>,
+}
+
+/// The unit of a kernel called `symbol`.
+fn unit(symbol: String, texts: &[Text], sizes: &Sizes<'_>, has: &Instructions) -> Result<Unit> {
+    let mut defines = vec![
+        ("SYMBOL".to_owned(), symbol.clone()),
+        ("ELEMENT".to_owned(), element_name(sizes.element)?.to_uppercase()),
+    ];
+    defines.extend(sizes.numbers.iter().map(|(name, number)| ((*name).to_owned(), number.to_string())));
+    defines.push(("SHARED_BYTES".to_owned(), sizes.shared_bytes.to_string()));
+    Ok(Unit {
+        name: symbol.clone(),
+        texts: texts.to_vec(),
+        defines,
+        kernels: vec![Kernel {
+            symbol,
+            threads: sizes.threads,
+            shared_bytes: 0,
+            required: has.required.clone(),
+            forbidden: Vec::new(),
+            planned: Planned {
+                static_shared_bytes: Some(sizes.shared_bytes),
+                waves_per_simd: sizes.waves_per_simd,
+                loop_required: has.loop_required.clone(),
+                ..Planned::default()
+            },
+        }],
+    })
 }
 
 /// Refuses caches whose rows the device text's 32-bit offsets do not reach.

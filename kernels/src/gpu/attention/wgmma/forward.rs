@@ -2,38 +2,10 @@
 
 use super::{Problem, element_name, key_maps, operand, optional, piece_rows, tensor_map};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::Queries;
+use crate::gpu::attention::{Mask, Queries};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
-
-/// Which scores a compiled kernel can hide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mask {
-    /// Past the last key only.
-    None,
-    Causal,
-    /// Every mask, and soft caps.
-    General,
-}
-
-impl Mask {
-    /// The cheapest one that serves a problem.
-    pub fn of(problem: &Problem) -> Self {
-        if problem.window_left.is_some() || problem.soft_cap.is_some() {
-            return Mask::General;
-        }
-        if problem.causal.is_some() { Mask::Causal } else { Mask::None }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Mask::None => "full",
-            Mask::Causal => "causal",
-            Mask::General => "general",
-        }
-    }
-}
 
 /// What a forward kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,11 +79,6 @@ impl ForwardParams {
     pub(super) fn unit(&self, arch: &str, element: Element, texts: &[Text]) -> Result<Unit> {
         let symbol = self.symbol(arch, element)?;
         let define = |name: &str, value: String| (name.to_owned(), value);
-        let mask = match self.mask {
-            Mask::None => 0,
-            Mask::Causal => 1,
-            Mask::General => 2,
-        };
         Ok(Unit {
             name: symbol.clone(),
             texts: texts.to_vec(),
@@ -124,7 +91,7 @@ impl ForwardParams {
                 define("BN", self.bn.to_string()),
                 define("STAGES", self.stages.to_string()),
                 define("SHARED_BYTES", self.shared_bytes().to_string()),
-                define("MASK", mask.to_string()),
+                define("MASK", self.mask.number().to_string()),
                 define("PING_PONG", u32::from(self.ping_pong).to_string()),
             ],
             kernels: vec![Kernel {
@@ -155,6 +122,9 @@ fn section(problem: &Problem, mask: Mask, chip: &Chip) -> u32 {
 
 pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: &Chip) -> Result<Plan> {
     params.check(chip)?;
+    if problem.codes.is_some() {
+        return Err(KernelError::parameter(format!("{params:?} reads caches in the element type only")));
+    }
     let row_tiles = problem.q_len.div_ceil(params.bm);
     let tiles = u64::from(problem.batch) * u64::from(problem.heads) * u64::from(row_tiles);
     let tiles = u32::try_from(tiles)
@@ -167,8 +137,8 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
         Queries::Ragged { rows } => (rows, 1),
     };
     let q_dims = [problem.head_qk, q_rows, problem.heads, q_batch];
-    let q = Arg::TensorMap(tensor_map(operand::Q, problem.element, q_dims, problem.q, 64));
-    let [k, v] = key_maps(problem, piece);
+    let q = Arg::TensorMap(tensor_map(operand::Q, problem.element, q_dims, problem.q, [64, 64]));
+    let [k, v] = key_maps(problem, piece, 64);
     let shape = problem.device_shape(piece, [tiles, row_tiles, section(problem, params.mask, chip)]);
     // Items of equal cost are dealt out beforehand, others in the order blocks become free.
     let is_uneven = params.mask != Mask::None || problem.lengths.is_some();

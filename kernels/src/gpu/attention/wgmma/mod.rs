@@ -5,7 +5,7 @@ mod forward;
 mod table;
 
 pub use decode::DecodeParams;
-pub use forward::{ForwardParams, Mask};
+pub use forward::ForwardParams;
 pub use table::{Row, rows, units};
 
 use super::{Keys, Problem, Strides, element_name, operand, optional};
@@ -15,7 +15,7 @@ use crate::gpu::launch::{Arg, Element, Plan, Swizzle, TensorMap};
 
 /// The launches of a checked problem with the parameters that the family's table gives it.
 pub(super) fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
-    plan_with(arch, problem, &table::select(arch, problem)?, chip)
+    plan_with(arch, problem, &table::select(arch, problem, chip)?, chip)
 }
 
 /// The launches with parameters of the caller's choice, for measuring them.
@@ -24,20 +24,23 @@ pub fn plan_with(arch: &str, problem: &Problem, row: &Row, chip: &Chip) -> Resul
     match row {
         Row::Forward(params) => forward::plan(arch, problem, params, chip),
         Row::Decode(params) => decode::plan(arch, problem, params, chip),
+        Row::CodedForward(params) => {
+            super::mma_sync::plan_with(arch, problem, &super::mma_sync::Row::Forward(*params), chip)
+        }
     }
 }
 
-/// A view for the copy engine: boxes of `rows` rows and 64 columns of one head, 128-byte swizzle.
+/// A view for the copy engine: boxes of some columns and rows of one head, swizzled by their 64 or 128 bytes.
 fn tensor_map(
     operand: usize,
     element: Element,
     [columns, row_count, heads, batch]: [u32; 4],
     strides: Strides,
-    rows: u32,
+    box_dims: [u32; 2],
 ) -> TensorMap {
     // The distance along an extent of one is free, but must be one that the copy engine takes.
     let distance =
-        |stride: u64, extent: u32| if extent > 1 { stride } else { stride.max(8) } * element.bytes();
+        |stride: u64, extent: u32| if extent > 1 { stride } else { stride.max(16) } * element.bytes();
     let strides_bytes =
         [distance(strides.row, row_count), distance(strides.head, heads), distance(strides.batch, batch)];
     TensorMap {
@@ -46,8 +49,13 @@ fn tensor_map(
         element,
         dims: [columns, row_count, heads, batch].map(|extent| u64::from(extent.max(1))).to_vec(),
         strides_bytes: strides_bytes.to_vec(),
-        box_dims: vec![64, rows, 1, 1],
-        swizzle: Swizzle::Bytes128,
+        box_dims: vec![box_dims[0], box_dims[1], 1, 1],
+        swizzle: if u64::from(box_dims[0]) * element.bytes() <= 64 {
+            Swizzle::Bytes64
+        } else {
+            Swizzle::Bytes128
+        },
+        windows: None,
     }
 }
 
@@ -63,8 +71,9 @@ fn piece_rows(keys: &Keys, block: u32) -> u32 {
     a
 }
 
-/// Tensor maps of keys and values.
-fn key_maps(problem: &Problem, piece: u32) -> [Arg; 2] {
+/// Tensor maps of keys and values: pieces of `piece` rows and `box_columns` columns.
+fn key_maps(problem: &Problem, piece: u32, box_columns: u32) -> [Arg; 2] {
+    let element = if problem.codes.is_some() { Element::U8 } else { problem.element };
     let (rows, batch) = match problem.keys {
         Keys::Contiguous => (problem.kv_len, problem.batch),
         Keys::Paged { pages, page_rows, .. } => (page_rows, pages),
@@ -72,10 +81,10 @@ fn key_maps(problem: &Problem, piece: u32) -> [Arg; 2] {
     let map = |operand, columns, strides| {
         Arg::TensorMap(tensor_map(
             operand,
-            problem.element,
+            element,
             [columns, rows, problem.kv_heads, batch],
             strides,
-            piece,
+            [box_columns, piece],
         ))
     };
     [map(operand::K, problem.head_qk, problem.k), map(operand::V, problem.head_v, problem.v)]

@@ -1,8 +1,10 @@
 //! The rows of `attention.toml`: which parameters serve which problem, and the units they are compiled from.
 
-use super::{DecodeParams, ForwardParams, Mask, Problem, decode};
+use super::{DecodeParams, ForwardParams, Problem, decode};
 use crate::error::{KernelError, Result};
 use crate::gpu::arch::{self, Arch, Tables};
+use crate::gpu::attention::{Mask, mma_sync};
+use crate::gpu::chip::Chip;
 use crate::gpu::launch::Element;
 use crate::gpu::unit::Unit;
 use crate::table;
@@ -12,6 +14,8 @@ use crate::table;
 pub enum Row {
     Forward(ForwardParams),
     Decode(DecodeParams),
+    /// By warps, over a cache of codes.
+    CodedForward(mma_sync::ForwardParams),
 }
 
 impl Row {
@@ -19,6 +23,7 @@ impl Row {
         match self {
             Row::Forward(p) => (p.head_qk, p.head_v),
             Row::Decode(p) => (p.head_qk, p.head_v),
+            Row::CodedForward(p) => (p.head_qk, p.head_v),
         }
     }
 }
@@ -51,12 +56,7 @@ fn read(row: &table::Row) -> Result<Row> {
         "forward" => Ok(Row::Forward(ForwardParams {
             head_qk: size("head_qk")?,
             head_v: size("head_v")?,
-            mask: match row.text("mask")? {
-                "full" => Mask::None,
-                "causal" => Mask::Causal,
-                "general" => Mask::General,
-                other => return Err(KernelError::table(format!("mask '{other}': full, causal or general"))),
-            },
+            mask: Mask::parse(row.text("mask")?)?,
             bm: size("bm")?,
             bn: size("bn")?,
             stages: size("stages")?,
@@ -67,23 +67,44 @@ fn read(row: &table::Row) -> Result<Row> {
             head_v: size("head_v")?,
             rows: size("rows")?,
             stages: size("stages")?,
+            is_coded: row.size_or("codes", Some(0))? != 0,
+            resident: u32::try_from(row.size_or("resident", Some(1))?).unwrap_or(u32::MAX),
         })),
-        other => Err(KernelError::table(format!("row [[{other}]]: forward or decode"))),
+        "coded_forward" => Ok(Row::CodedForward(mma_sync::ForwardParams {
+            head_qk: size("head_qk")?,
+            head_v: size("head_v")?,
+            mask: Mask::parse(row.text("mask")?)?,
+            bm: size("bm")?,
+            bn: size("bn")?,
+            warps: size("warps")?,
+            is_coded: true,
+        })),
+        other => Err(KernelError::table(format!("row [[{other}]]: forward, decode or coded_forward"))),
     }
 }
 
 /// The row for a problem: a decode row where one is for so few query rows, else a forward row; among those the narrowest
 /// head that holds the problem's, then the first in the table.
-pub(super) fn select(arch: &str, problem: &Problem) -> Result<Row> {
-    let packed = problem.q_len.saturating_mul(problem.group());
+pub(super) fn select(arch: &str, problem: &Problem, chip: &Chip) -> Result<Row> {
+    let packed = problem.typical_rows().saturating_mul(problem.group());
+    let is_coded = problem.codes.is_some();
+    // Fewer keys do not pay for cutting them into runs of twice as many blocks.
+    let is_much = decode::key_blocks(problem) >= u64::from(chip.compute_units) * 96;
     let is_decode = |row: Row| match row {
         // The tile that reads the cache once, or the widest there is.
         Row::Decode(p) => {
-            problem.batch <= decode::MAX_BATCH && (p.rows >= packed || p.rows == 32 || p.head_v > 128)
+            problem.batch <= decode::MAX_BATCH
+                && p.is_coded == is_coded
+                && (p.resident == 1 || is_much)
+                && (p.rows >= packed || p.rows == 32 || p.head_v > 128)
         }
-        Row::Forward(_) => false,
+        Row::Forward(_) | Row::CodedForward(_) => false,
     };
-    let is_forward = |row: Row| matches!(row, Row::Forward(p) if p.mask == Mask::of(problem));
+    let is_forward = |row: Row| match row {
+        Row::Forward(p) => p.mask == Mask::of(problem) && !is_coded,
+        Row::CodedForward(p) => p.mask == Mask::of(problem) && is_coded,
+        Row::Decode(_) => false,
+    };
     if let Some(row) = narrowest(arch, problem, is_decode)? {
         return Ok(row);
     }
@@ -99,7 +120,8 @@ fn narrowest(arch: &str, problem: &Problem, serves: impl Fn(Row) -> bool) -> Res
     let mut best: Option<Row> = None;
     for &(row, q_min, q_max) in ranges(arch)? {
         let (qk, v) = row.head();
-        let holds = qk >= problem.head_qk && v >= problem.head_v && (q_min..=q_max).contains(&problem.q_len);
+        let holds =
+            qk >= problem.head_qk && v >= problem.head_v && (q_min..=q_max).contains(&problem.typical_rows());
         let is_better = |best: Row| qk + v < best.head().0 + best.head().1;
         if holds && serves(row) && best.is_none_or(is_better) {
             best = Some(row);
@@ -112,12 +134,14 @@ fn narrowest(arch: &str, problem: &Problem, serves: impl Fn(Row) -> bool) -> Res
 pub fn units(arch: &str) -> Result<Vec<Unit>> {
     let operator = arch::find(arch)?.operator("attention")?;
     let (forward, decode) = (operator.texts("texts")?, operator.texts("decode_texts")?);
+    let coded = operator.texts("coded_texts")?;
     let mut units: Vec<Unit> = Vec::new();
     for row in rows(arch)? {
         for element in [Element::BF16, Element::F16] {
             let unit = match row {
                 Row::Forward(params) => params.unit(arch, element, &forward)?,
                 Row::Decode(params) => params.unit(arch, element, &decode)?,
+                Row::CodedForward(params) => params.unit(arch, element, &coded)?,
             };
             if units.iter().all(|known| known.name != unit.name) {
                 units.push(unit);

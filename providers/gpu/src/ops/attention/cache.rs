@@ -1,6 +1,7 @@
 //! Key and value caches `[batch, heads, positions, columns]`: what was there before new rows come.
 
 use tenon_kernels::gpu::layout::{self, StridedCopy, contiguous};
+use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{Error, Result};
 
 use crate::operator::Expansion;
@@ -12,13 +13,13 @@ pub(super) fn take_over(
     cx: &mut Expansion<'_, '_>,
     output: usize,
     past: Option<ValueId>,
+    scalar: Scalar,
     [batch, heads, room, columns]: [usize; 4],
 ) -> Result<ValueId> {
     let Some(past) = past else {
-        let scalar = cx.scalar(0)?;
         return cx.output(output, scalar, &[batch, heads, room, columns]);
     };
-    let (scalar, dims) = (cx.builder.scalar(past), cx.builder.dims(past).to_vec());
+    let dims = cx.builder.dims(past).to_vec();
     let wanted = [batch, heads, dims[2], columns];
     if dims != wanted || dims[2] > room {
         return Err(Error::invalid(format!("a cache of shape {dims:?} where {wanted:?} is expected")));

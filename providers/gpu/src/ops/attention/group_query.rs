@@ -1,16 +1,16 @@
-//! GroupQueryAttention of com.microsoft over a cache that grows in place, with rotary embedding on the way into it.
+//! GroupQueryAttention of com.microsoft over a cache that grows in place, with norms and rotary embedding on the way into
+//! it, in the element type or in codes.
 
-use tenon_kernels::gpu::attention::plain::{MaskKind, MaskOperand};
-use tenon_kernels::gpu::attention::{Causal, Keys, Lengths, Problem, Queries, Strides};
-use tenon_kernels::gpu::elementwise::MapOp;
-use tenon_kernels::gpu::layout::contiguous;
+use tenon_kernels::gpu::attention::append::{self, Append, Past, Target, Turn};
+use tenon_kernels::gpu::attention::plain::{MaskOperand, Scores, Stage};
+use tenon_kernels::gpu::attention::{Causal, Codes, Keys, Lengths, Problem, Queries, Strides};
 use tenon_kernels::gpu::rotary::{self, Part, Positions, Rotary};
 use tenon_kernels::gpu::scalar::Scalar;
-use tenon_plugin_api::{Error, Result};
+use tenon_plugin_api::{Error, Result, ValueView};
 
 use super::super::Family;
-use super::{Operands, attend, cache, element_of, extent};
-use crate::map::{Expr, Leaf, Map, MapInput, class_of};
+use super::onnx::mask_of;
+use super::{Operands, attend, cache, element_of, extent, hand_out, quantized, sinks_of};
 use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
 use crate::schedule::ValueId;
 
@@ -28,6 +28,12 @@ struct GroupQuery {
     is_interleaved: bool,
     /// The total length, where it is a constant.
     total: Option<usize>,
+    codes: Option<Codes>,
+    /// Epsilons of the norms of queries and keys.
+    norm_epsilons: [f32; 2],
+    /// Every row sees a key without value and with score 0.
+    is_smooth: bool,
+    scores: Option<Stage>,
 }
 
 /// Sizes of one call.
@@ -39,17 +45,33 @@ struct Call {
     room: usize,
 }
 
+/// Positions of inputs.
+const SCALES: usize = 12;
+const NORMS: usize = 14;
+
 impl Operator for GroupQuery {
     fn expand(&self, cx: &mut Expansion<'_, '_>) -> Result<()> {
         let call = self.call(cx)?;
         let scalar = cx.scalar(0)?;
         let Call { batch, rows, columns, room, .. } = call;
-        let shape = [batch, self.kv_heads, room, columns];
-        let key = cache::take_over(cx, 1, cx.optional(3), shape)?;
-        let value = cache::take_over(cx, 2, cx.optional(4), shape)?;
-        let (query, q_strides) = self.append(cx, &call, [key, value])?;
+        let shape = [batch, self.kv_heads, room, quantized::row_elements(self.codes, columns)];
+        let stored = match (self.codes, cx.optional(3)) {
+            (None, _) => scalar,
+            (Some(_), Some(past)) => cx.builder.scalar(past),
+            (Some(codes), None) => quantized::scalar_of(codes.code),
+        };
+        let key = cache::take_over(cx, 1, cx.optional(3), stored, shape)?;
+        let value = cache::take_over(cx, 2, cx.optional(4), stored, shape)?;
+        let has_norms = cx.optional(NORMS).is_some() || cx.optional(NORMS + 1).is_some();
+        let (query, q_strides) = match self.codes.is_some() || has_norms {
+            true => self.append_prepared(cx, &call, [key, value])?,
+            false => self.append(cx, &call, [key, value])?,
+        };
         let out = cx.output(0, scalar, &[batch, rows, self.heads * columns])?;
-        let sinks = cx.optional(11).map(|sinks| self.sinks(cx, sinks)).transpose()?;
+        let sinks = match (cx.optional(11), self.is_smooth) {
+            (None, false) => None,
+            (given, _) => Some(sinks_of(cx, given, self.heads)?),
+        };
         let mask = cx.optional(10).map(|bias| self.bias(cx, bias, &call)).transpose()?;
         let (heads, kv_heads) = (extent(self.heads)?, extent(self.kv_heads)?);
         let (q_len, kv_len, head) = (extent(rows)?, extent(room)?, extent(columns)?);
@@ -67,6 +89,7 @@ impl Operator for GroupQuery {
             causal: self.is_causal.then_some(Causal::Appended),
             window_left: self.window_left,
             soft_cap: self.soft_cap,
+            codes: self.codes,
             has_sinks: sinks.is_some(),
             queries: Queries::Batched,
             keys: Keys::Contiguous,
@@ -77,17 +100,21 @@ impl Operator for GroupQuery {
             out: Strides::rows_first(q_len, heads, head),
         };
         let operands = Operands {
-            out,
-            q: query,
-            k: key,
-            v: value,
             lengths: Some(cx.input(5)?),
-            q_offsets: None,
-            page_table: None,
             sinks,
             mask,
+            scales: quantized::scales(cx, self.codes, SCALES, [self.kv_heads, columns])?,
+            ..Operands::new(out, [query, key, value])
         };
-        attend(cx, scalar, &problem, &operands)
+        attend(cx, scalar, &problem, &operands)?;
+        let Some(stage) = self.scores.filter(|_| cx.has_output(3)) else { return Ok(()) };
+        let declared = cx.declared_output(3).and_then(|dims| dims.get(3).copied().flatten());
+        let Some(total) = self.total.or(declared) else {
+            return Err(Error::unsupported("the number of scores does not follow from shapes"));
+        };
+        let out = cx.output(3, scalar, &[batch, self.heads, rows, total])?;
+        let scores = Scores { stage, keys: extent(total)?, hidden: 0.0 };
+        hand_out(cx, scalar, &problem, &Operands { out, ..operands }, &scores)
     }
 }
 
@@ -120,6 +147,8 @@ impl GroupQuery {
         let room = match (self.total.or(declared), past) {
             (Some(total), _) => total.max(past_room),
             (None, None) => rows,
+            // Nobody sees how much of it is used.
+            (None, Some(_)) if !cx.has_output(1) && !cx.has_output(2) => past_room + rows,
             (None, Some(_)) => {
                 return Err(Error::unsupported(
                     "the length of the present cache does not follow from shapes",
@@ -161,17 +190,7 @@ impl GroupQuery {
             new(heads + kv_heads),
         ];
         let tables = if self.is_rotary { self.tables(cx, call)? } else { [call.columns, 0] };
-        let positions = match cx.optional(9).filter(|_| self.is_rotary) {
-            None => Positions::BehindPast,
-            Some(ids) if cx.builder.dims(ids).iter().product::<usize>() == 1 => Positions::First,
-            Some(ids) if cx.builder.dims(ids).iter().product::<usize>() == call.batch * call.rows => {
-                Positions::Each
-            }
-            Some(ids) => {
-                let found = cx.builder.dims(ids);
-                return Err(Error::invalid(format!("position_ids of shape {found:?}")));
-            }
-        };
+        let positions = self.positions(cx, call)?;
         let problem = Rotary {
             scalar,
             batch: extent(call.batch)?,
@@ -213,45 +232,110 @@ impl GroupQuery {
         }
     }
 
-    /// The sinks in f32.
-    fn sinks(&self, cx: &mut Expansion<'_, '_>, sinks: ValueId) -> Result<ValueId> {
-        let (scalar, dims) = (cx.builder.scalar(sinks), cx.builder.dims(sinks).to_vec());
-        if dims != [self.heads] {
-            return Err(Error::invalid(format!("head_sink of shape {dims:?} for {} heads", self.heads)));
+    /// The same with norms, and with caches of codes.
+    fn append_prepared(
+        &self,
+        cx: &mut Expansion<'_, '_>,
+        call: &Call,
+        [key, value]: [ValueId; 2],
+    ) -> Result<(ValueId, Strides)> {
+        let scalar = cx.scalar(0)?;
+        let (rows, columns, room) = (extent(call.rows)?, extent(call.columns)?, extent(call.room)?);
+        let (heads, kv_heads) = (extent(self.heads)?, extent(self.kv_heads)?);
+        let row = u64::from(heads + 2 * kv_heads) * u64::from(columns);
+        let packed = Strides { batch: u64::from(rows) * row, row, head: columns.into() };
+        let from = |heads| if call.is_packed { packed } else { Strides::rows_first(rows, heads, columns) };
+        let start = |heads: u32| if call.is_packed { u64::from(heads) * u64::from(columns) } else { 0 };
+        let mut norms = [None; 2];
+        for (part, norm) in norms.iter_mut().enumerate() {
+            let Some(weights) = cx.optional(NORMS + part) else { continue };
+            let found = cx.builder.dims(weights);
+            if found.iter().product::<usize>() != call.columns {
+                return Err(Error::invalid(format!("norm weights of shape {found:?}")));
+            }
+            *norm = Some(self.norm_epsilons[part]);
         }
-        if scalar == Scalar::F32 {
-            return Ok(sinks);
+        let q_to = Strides::rows_first(rows, heads, columns);
+        let new = |before: u32| append::Part {
+            heads: kv_heads,
+            from_offset: start(before),
+            from: from(kv_heads),
+            to: Strides::heads_first(room, kv_heads, columns),
+            target: Target::Cache,
+            codes: self.codes,
+            ..append::Part::default()
+        };
+        let query = append::Part {
+            heads,
+            from: from(heads),
+            to: q_to,
+            is_turned: self.is_rotary,
+            norm_epsilon: norms[0],
+            ..append::Part::default()
+        };
+        let turn = match self.is_rotary {
+            true => {
+                let [turned, angles] = self.tables(cx, call)?;
+                Some(Turn {
+                    turned: extent(turned)?,
+                    offset: 0,
+                    is_interleaved: self.is_interleaved,
+                    angles: extent(angles)?,
+                    angle_scalar: cx.scalar(7)?,
+                    positions: match self.positions(cx, call)? {
+                        Positions::First => append::Positions::First,
+                        Positions::Each => append::Positions::Each,
+                        _ => append::Positions::BehindPast,
+                    },
+                })
+            }
+            false => None,
+        };
+        let problem = Append {
+            scalar,
+            batch: extent(call.batch)?,
+            rows,
+            is_ragged: false,
+            columns,
+            turn,
+            past: Past::Total { bias: 1 },
+            room,
+            pages: None,
+            parts: [
+                query,
+                append::Part { is_turned: self.is_rotary, norm_epsilon: norms[1], ..new(heads) },
+                new(heads + kv_heads),
+            ],
+        };
+        let prepared = cx.scratch(scalar, &[call.batch, call.rows, self.heads, call.columns])?;
+        let input = |index: usize| cx.optional(if call.is_packed { 0 } else { index });
+        let scales = quantized::scales(cx, self.codes, SCALES, [self.kv_heads, call.columns])?;
+        let mut operands: Vec<Option<ValueId>> =
+            vec![Some(prepared), Some(key), Some(value), input(0), input(1), input(2), None];
+        operands.extend([NORMS, NORMS + 1, 7, 8, 9, 5].map(|index| cx.optional(index)));
+        operands.extend([None; 3]);
+        operands.extend([scales.map(|[k, _]| k), scales.map(|[_, v]| v)]);
+        cx.run(append::plan(&problem), &operands)?;
+        Ok((prepared, q_to))
+    }
+
+    fn positions(&self, cx: &Expansion<'_, '_>, call: &Call) -> Result<Positions> {
+        match cx.optional(9).filter(|_| self.is_rotary) {
+            None => Ok(Positions::BehindPast),
+            Some(ids) => match cx.builder.dims(ids).iter().product::<usize>() {
+                1 => Ok(Positions::First),
+                count if count == call.batch * call.rows => Ok(Positions::Each),
+                _ => Err(Error::invalid(format!("position_ids of shape {:?}", cx.builder.dims(ids)))),
+            },
         }
-        let output = cx.scratch(Scalar::F32, &dims)?;
-        let input = MapInput { value: sinks, scalar, strides: contiguous(&dims), offset: 0 };
-        let exprs = vec![Expr::unary(MapOp::Move, Leaf::Operand(0))];
-        cx.map(Map {
-            class: class_of(scalar),
-            output,
-            scalar: Scalar::F32,
-            dims,
-            inputs: vec![input],
-            exprs,
-        });
-        Ok(output)
     }
 
     fn bias(&self, cx: &Expansion<'_, '_>, bias: ValueId, call: &Call) -> Result<(ValueId, MaskOperand)> {
         let dims = cx.builder.dims(bias);
-        let [batch, heads, rows, keys] = dims[..] else {
-            return Err(Error::invalid(format!("attention_bias of shape {dims:?}")));
-        };
-        let fits = |found: usize, wanted: usize| found == wanted || found == 1;
-        if !fits(batch, call.batch) || !fits(heads, self.heads) || !fits(rows, call.rows) {
+        if dims.len() != 4 {
             return Err(Error::invalid(format!("attention_bias of shape {dims:?}")));
         }
-        let stride = |extent: usize, size: usize| if extent == 1 { 0 } else { size as u64 };
-        let strides = Strides {
-            batch: stride(batch, heads * rows * keys),
-            head: stride(heads, rows * keys),
-            row: stride(rows, keys),
-        };
-        Ok((bias, MaskOperand { kind: MaskKind::Element, strides, columns: extent(keys)? }))
+        mask_of(cx, bias, cx.scalar(0)?, [call.batch, self.heads, call.rows])
     }
 }
 
@@ -272,16 +356,26 @@ fn lower(l: &Lowering<'_>) -> Lowered {
     refuse(l, scalar, is_rotary)?;
     let total = l.numbers(6, 1).and_then(|numbers| numbers.first().copied());
     if total.is_none() && l.has_input(3) {
-        let present = l.node.output(1).ok_or_else(|| Decline::new("the present cache is not asked for"))?;
-        let is_known = present.dims().is_some_and(|dims| dims.get(2).is_some_and(|&dim| dim >= 0))
-            || present.dim_symbol(2).is_some();
-        if !is_known {
+        let is_known = |present: ValueView<'_>| {
+            present.dims().is_some_and(|dims| dims.get(2).is_some_and(|&dim| dim >= 0))
+                || present.dim_symbol(2).is_some()
+        };
+        let present = [1, 2].map(|index| l.node.output(index));
+        if present.iter().flatten().next().is_some() && !present[0].is_some_and(is_known) {
             return Err(Decline::new("the length of the present cache does not follow from shapes"));
         }
+    }
+    if l.has_output(3) && total.is_none() {
+        let scores = l.node.output(3).filter(|scores| {
+            scores.dims().is_some_and(|dims| dims.get(3).is_some_and(|&dim| dim >= 0))
+                || scores.dim_symbol(3).is_some()
+        });
+        scores.ok_or_else(|| Decline::new("the number of scores does not follow from shapes"))?;
     }
     let scale = l.node.float_or("scale", 0.0)?;
     let soft_cap = l.node.float_or("softcap", 0.0)?;
     let window = l.node.int_or("local_window_size", -1)?;
+    let epsilon = l.node.float_or("qk_norm_epsilon", 1e-6)?;
     Ok(Box::new(GroupQuery {
         heads,
         kv_heads,
@@ -291,6 +385,18 @@ fn lower(l: &Lowering<'_>) -> Lowered {
         is_causal: l.node.int_or("causal", 1)? != 0,
         is_rotary,
         is_interleaved: l.node.int_or("rotary_interleaved", 0)? != 0,
+        codes: quantized::codes_of(l, l.node.int_or("kv_cache_bit_width", 8)?, 3, true)?,
+        norm_epsilons: [
+            l.node.float_or("q_norm_epsilon", epsilon)?,
+            l.node.float_or("k_norm_epsilon", epsilon)?,
+        ],
+        is_smooth: l.node.int_or("smooth_softmax", -1)? > 0,
+        scores: match l.node.int_or("qk_output", 0)? {
+            0 => None,
+            1 => Some(Stage::Masked),
+            2 => Some(Stage::Weights),
+            mode => return Err(Decline(format!("qk_output {mode} is none of 0, 1, 2"))),
+        },
         total: total.map(|total| total.max(0.0) as usize),
     }))
 }
@@ -298,30 +404,16 @@ fn lower(l: &Lowering<'_>) -> Lowered {
 /// Declines what there is no kernel for.
 fn refuse(l: &Lowering<'_>, scalar: Scalar, is_rotary: bool) -> std::result::Result<(), Decline> {
     let no = |what: &str| Err(Decline(format!("GroupQueryAttention with {what} has no GPU kernel")));
-    if l.has_output(3) || l.node.int_or("qk_output", 0)? != 0 {
-        return no("its scores as an output");
-    }
-    for name in ["k_quant_type", "v_quant_type"] {
-        if l.node.text_or(name, "NONE")? != "NONE" {
-            return no("a quantised cache");
-        }
-    }
     if l.node.int_or("sliding_window_cache", 0)? != 0 {
         return no("a cache that holds a window");
-    }
-    if l.has_input(14) || l.has_input(15) {
-        return no("norms of queries and keys");
     }
     if l.has_input(16) {
         return no("a number of queries for each sequence");
     }
-    if l.node.int_or("smooth_softmax", -1)? > 0 && !l.has_input(11) {
-        return no("a smooth softmax");
-    }
     if l.has_input(3) != l.has_input(4) {
         return no("a past of keys or values alone");
     }
-    for index in [1, 2, 3, 4, 10] {
+    for index in [1, 2, 10, 14, 15] {
         if l.has_input(index) && l.scalar(index)? != scalar {
             return Err(Decline(format!("input {index} is of another type than input 0")));
         }

@@ -2,16 +2,24 @@
 
 mod cache;
 pub(super) mod group_query;
+pub(super) mod multi_head;
 pub(super) mod onnx;
+pub(super) mod paged;
+pub(super) mod projected;
+mod quantized;
 pub(super) mod rotary;
 
 use tenon_kernels::KernelError;
-use tenon_kernels::gpu::attention::plain::{self, MaskOperand};
-use tenon_kernels::gpu::attention::{self, Problem};
-use tenon_kernels::gpu::launch::Element;
+use tenon_kernels::gpu::Plan;
+use tenon_kernels::gpu::attention::plain::{self, Extras, MaskOperand, PaddingOperand, Scores};
+use tenon_kernels::gpu::attention::{self, Problem, operand};
+use tenon_kernels::gpu::elementwise::MapOp;
+use tenon_kernels::gpu::launch::{Arg, Element};
+use tenon_kernels::gpu::layout::contiguous;
 use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{Error, Result};
 
+use crate::map::{Expr, Leaf, Map, MapInput, class_of};
 use crate::operator::{Expansion, refused};
 use crate::schedule::ValueId;
 
@@ -22,40 +30,125 @@ struct Operands {
     q: ValueId,
     k: ValueId,
     v: ValueId,
+    /// Bytes before the queries, keys and values in their operands.
+    offsets: [u64; 3],
     lengths: Option<ValueId>,
     q_offsets: Option<ValueId>,
     page_table: Option<ValueId>,
     sinks: Option<ValueId>,
     mask: Option<(ValueId, MaskOperand)>,
+    padding: Option<(ValueId, PaddingOperand)>,
+    /// Of the codes of keys and of values.
+    scales: Option<[ValueId; 2]>,
+}
+
+impl Operands {
+    /// Nothing beside queries, keys, values and the result.
+    fn new(out: ValueId, [q, k, v]: [ValueId; 3]) -> Operands {
+        Operands {
+            out,
+            q,
+            k,
+            v,
+            offsets: [0; 3],
+            lengths: None,
+            q_offsets: None,
+            page_table: None,
+            sinks: None,
+            mask: None,
+            padding: None,
+            scales: None,
+        }
+    }
+
+    /// As [`operand`] numbers them.
+    fn numbered(&self) -> [Option<ValueId>; 12] {
+        [
+            Some(self.out),
+            Some(self.q),
+            Some(self.k),
+            Some(self.v),
+            self.lengths,
+            self.q_offsets,
+            self.page_table,
+            self.sinks,
+            self.mask.map(|(mask, _)| mask),
+            self.scales.map(|[k, _]| k),
+            self.scales.map(|[_, v]| v),
+            self.padding.map(|(padding, _)| padding),
+        ]
+    }
+
+    fn extras(&self) -> Extras {
+        Extras { mask: self.mask.map(|(_, mask)| mask), padding: self.padding.map(|(_, padding)| padding) }
+    }
+
+    /// The plan with its addresses moved to where the operands begin.
+    fn placed(&self, mut plan: Plan) -> Plan {
+        for arg in plan.launches.iter_mut().flat_map(|launch| &mut launch.args) {
+            let (number, offset) = match arg {
+                Arg::Pointer { operand, offset_bytes } => (*operand, offset_bytes),
+                Arg::TensorMap(map) => (map.operand, &mut map.offset_bytes),
+                _ => continue,
+            };
+            if (operand::Q..=operand::V).contains(&number) {
+                *offset += self.offsets[number - operand::Q];
+            }
+        }
+        plan
+    }
 }
 
 /// Adds the work of a problem over elements of type `scalar`: on matrix units where the family has a kernel for it, else
 /// without.
 fn attend(cx: &mut Expansion<'_, '_>, scalar: Scalar, problem: &Problem, operands: &Operands) -> Result<()> {
     let target = cx.builder.target;
-    let numbered = [
-        Some(operands.out),
-        Some(operands.q),
-        Some(operands.k),
-        Some(operands.v),
-        operands.lengths,
-        operands.q_offsets,
-        operands.page_table,
-        operands.sinks,
-        operands.mask.map(|(mask, _)| mask),
-    ];
-    let may_be_tuned = matches!(scalar, Scalar::F16 | Scalar::BF16 | Scalar::F32);
-    let tuned = match (may_be_tuned, operands.mask) {
-        (true, None) => attention::plan(target.arch, problem, target.chip)
+    let is_aligned = operands.offsets.iter().all(|offset| offset % 16 == 0);
+    let tuned = match (scalar.is_float() && is_aligned, operands.mask, operands.padding) {
+        (true, None, None) => attention::plan(target.arch, problem, target.chip)
             .ok()
             .filter(|plan| plan.launches.iter().all(|launch| (target.has)(&launch.symbol))),
         _ => None,
     };
     let plan = match tuned {
         Some(plan) => plan,
-        None => plain::plan(problem, scalar, operands.mask.map(|(_, mask)| mask)).map_err(refused)?,
+        None => plain::plan(problem, scalar, &operands.extras()).map_err(refused)?,
     };
-    cx.run(Ok::<_, KernelError>(plan), &numbered)
+    cx.run(Ok::<_, KernelError>(operands.placed(plan)), &operands.numbered())
+}
+
+/// Adds the work that hands out scores of a problem, in place of its result.
+fn hand_out(
+    cx: &mut Expansion<'_, '_>,
+    scalar: Scalar,
+    problem: &Problem,
+    operands: &Operands,
+    scores: &Scores,
+) -> Result<()> {
+    let plan = plain::scores(problem, scalar, &operands.extras(), scores).map_err(refused)?;
+    cx.run(Ok::<_, KernelError>(operands.placed(plan)), &operands.numbered())
+}
+
+/// One number for each head in f32: `value`, where there is one, else zeros.
+fn sinks_of(cx: &mut Expansion<'_, '_>, value: Option<ValueId>, heads: usize) -> Result<ValueId> {
+    let mut inputs = Vec::new();
+    let (mut class, mut leaf) = (class_of(Scalar::F32), Leaf::Number(0.0));
+    if let Some(value) = value {
+        let (scalar, dims) = (cx.builder.scalar(value), cx.builder.dims(value).to_vec());
+        if dims != [heads] {
+            return Err(Error::invalid(format!("head_sink of shape {dims:?} for {heads} heads")));
+        }
+        if scalar == Scalar::F32 {
+            return Ok(value);
+        }
+        inputs.push(MapInput { value, scalar, strides: contiguous(&dims), offset: 0 });
+        (class, leaf) = (class_of(scalar), Leaf::Operand(0));
+    }
+    let dims = vec![heads];
+    let output = cx.scratch(Scalar::F32, &dims)?;
+    let exprs = vec![Expr::unary(MapOp::Move, leaf)];
+    cx.map(Map { class, output, scalar: Scalar::F32, dims, inputs, exprs });
+    Ok(output)
 }
 
 /// The element type as attention names it; other problems are told apart by their scalar.

@@ -1,20 +1,18 @@
-//! Attention of ai.onnx, and MultiHeadAttention of com.microsoft where it is the same thing.
+//! Attention of ai.onnx.
 
-use tenon_kernels::gpu::attention::plain::{MaskKind, MaskOperand};
+use tenon_kernels::gpu::attention::plain::{MaskKind, MaskOperand, Scores, Stage};
 use tenon_kernels::gpu::attention::{Causal, Keys, Lengths, Problem, Queries, Strides};
 use tenon_kernels::gpu::layout::{self, StridedCopy};
 use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{Error, Result};
 
 use super::super::Family;
-use super::{Operands, attend, cache, element_of, extent};
+use super::{Operands, attend, cache, element_of, extent, hand_out};
 use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
 use crate::schedule::ValueId;
 
-pub(in crate::ops) const FAMILIES: &[Family] = &[
-    Family { domain: "", op_types: &["Attention"], lower: onnx },
-    Family { domain: "com.microsoft", op_types: &["MultiHeadAttention"], lower: multi_head },
-];
+pub(in crate::ops) const FAMILIES: &[Family] =
+    &[Family { domain: "", op_types: &["Attention"], lower: onnx }];
 
 struct Attention {
     /// Of queries and of keys, for inputs of three axes.
@@ -22,12 +20,15 @@ struct Attention {
     scale: Option<f32>,
     soft_cap: Option<f32>,
     is_causal: bool,
-    window_left: Option<u32>,
-    /// Positions of the inputs: mask, past keys (values follow), valid keys of each sequence.
-    mask: usize,
-    past: usize,
-    lengths: usize,
+    /// Keys before and behind its own position that a row sees.
+    window: [Option<u32>; 2],
+    scores: Stage,
 }
+
+/// Positions of inputs: values follow past keys; valid keys of each sequence.
+const MASK: usize = 3;
+const PAST: usize = 4;
+const LENGTHS: usize = 6;
 
 /// Extents of one call.
 struct Call {
@@ -57,13 +58,12 @@ impl Operator for Attention {
             false => vec![call.batch, call.heads, call.rows, call.head_v],
         };
         let out = cx.output(0, scalar, &shape)?;
-        let lengths = cx.optional(self.lengths);
-        let mask = cx.optional(self.mask).map(|mask| mask_of(cx, mask, &call)).transpose()?;
-        let causal = match (self.is_causal, lengths, call.past) {
-            (false, ..) => None,
-            (true, Some(_), 0) => Some(Causal::BottomRight),
-            (true, _, past) => Some(Causal::Past(extent(past)? as i32)),
-        };
+        let lengths = cx.optional(LENGTHS);
+        let mask = cx
+            .optional(MASK)
+            .map(|mask| mask_of(cx, mask, scalar, [call.batch, call.heads, call.rows]))
+            .transpose()?;
+        let (causal, window_left) = self.limits(&call, lengths.is_some())?;
         let problem = Problem {
             element: element_of(scalar),
             batch: extent(call.batch)?,
@@ -75,8 +75,9 @@ impl Operator for Attention {
             head_v,
             scale: self.scale.unwrap_or(1.0 / (call.head_qk as f32).sqrt()),
             causal,
-            window_left: self.window_left,
+            window_left,
             soft_cap: self.soft_cap,
+            codes: None,
             has_sinks: false,
             queries: Queries::Batched,
             keys: Keys::Contiguous,
@@ -86,18 +87,15 @@ impl Operator for Attention {
             v,
             out: strides(call.is_flat[0], rows, heads, head_v),
         };
-        let operands = Operands {
-            out,
-            q: query,
-            k: key,
-            v: value,
-            lengths,
-            q_offsets: None,
-            page_table: None,
-            sinks: None,
-            mask,
-        };
-        attend(cx, scalar, &problem, &operands)
+        let operands = Operands { lengths, mask, ..Operands::new(out, [query, key, value]) };
+        attend(cx, scalar, &problem, &operands)?;
+        if !cx.has_output(3) {
+            return Ok(());
+        }
+        let keys = call.past + call.new;
+        let out = cx.output(3, scalar, &[call.batch, call.heads, call.rows, keys])?;
+        let scores = Scores { stage: self.scores, keys: extent(keys)?, hidden: f32::NEG_INFINITY };
+        hand_out(cx, scalar, &problem, &Operands { out, ..operands }, &scores)
     }
 }
 
@@ -109,6 +107,26 @@ fn strides(is_flat: bool, rows: u32, heads: u32, columns: u32) -> Strides {
 }
 
 impl Attention {
+    /// The causal rule and the window that say which keys a row sees: a window that reaches behind a row is a causal rule
+    /// that much later and a window that much longer.
+    fn limits(&self, call: &Call, has_lengths: bool) -> Result<(Option<Causal>, Option<u32>)> {
+        let past = extent(call.past)?;
+        let rule = |further: u32| match (has_lengths, call.past) {
+            (true, 0) if further == 0 => Ok(Causal::BottomRight),
+            (true, 0) => Err(Error::unsupported("a window behind rows of sequences of different lengths")),
+            _ => Ok(Causal::Past((past + further).min(1 << 30) as i32)),
+        };
+        let [left, right] = self.window;
+        match (self.is_causal, left, right) {
+            (true, left, _) => Ok((Some(rule(0)?), left)),
+            (false, None, None) => Ok((None, None)),
+            (false, left, right) => {
+                let further = right.unwrap_or(extent(call.past + call.new)?).min(1 << 28);
+                Ok((Some(rule(further)?), left.map(|left| left.min(1 << 28) + further)))
+            }
+        }
+    }
+
     fn call(&self, cx: &Expansion<'_, '_>) -> Result<Call> {
         let dims = [cx.dims(0)?, cx.dims(1)?, cx.dims(2)?];
         let fail = |what: &str| {
@@ -134,8 +152,7 @@ impl Attention {
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return fail("query heads do not divide over key heads");
         }
-        let past =
-            cx.optional(self.past).map_or(0, |past| cx.builder.dims(past).get(2).copied().unwrap_or(0));
+        let past = cx.optional(PAST).map_or(0, |past| cx.builder.dims(past).get(2).copied().unwrap_or(0));
         let is_flat = dims.each_ref().map(|dims| dims.len() == 3);
         Ok(Call { batch, heads, kv_heads, rows, new, past, head_qk, head_v, is_flat })
     }
@@ -150,12 +167,13 @@ impl Attention {
     ) -> Result<(ValueId, Strides)> {
         let (new, heads, width) = (extent(call.new)?, extent(call.kv_heads)?, extent(columns)?);
         let from = strides(call.is_flat[part], new, heads, width);
-        let past = cx.optional(self.past + part - 1);
+        let past = cx.optional(PAST + part - 1);
         if past.is_none() && !cx.has_output(part) {
             return Ok((cx.input(part)?, from));
         }
         let room = call.past + call.new;
-        let present = cache::take_over(cx, part, past, [call.batch, call.kv_heads, room, columns])?;
+        let present =
+            cache::take_over(cx, part, past, cx.scalar(part)?, [call.batch, call.kv_heads, room, columns])?;
         let to = Strides::heads_first(extent(room)?, heads, width);
         let signed = |s: Strides| vec![s.batch as i64, s.head as i64, s.row as i64, 1];
         let copy = StridedCopy {
@@ -172,10 +190,14 @@ impl Attention {
     }
 }
 
-/// A mask, right-aligned to `[batch, heads, rows, keys]`.
-fn mask_of(cx: &Expansion<'_, '_>, mask: ValueId, call: &Call) -> Result<(ValueId, MaskOperand)> {
+/// A mask over `[batch, heads, rows]` and keys, right-aligned, for elements of type `scalar`.
+pub(super) fn mask_of(
+    cx: &Expansion<'_, '_>,
+    mask: ValueId,
+    scalar: Scalar,
+    wanted: [usize; 3],
+) -> Result<(ValueId, MaskOperand)> {
     let dims = cx.builder.dims(mask);
-    let wanted = [call.batch, call.heads, call.rows];
     let Some((&columns, outer)) = dims.split_last().filter(|(_, outer)| outer.len() <= 3) else {
         return Err(Error::invalid(format!("a mask of shape {dims:?}")));
     };
@@ -191,7 +213,7 @@ fn mask_of(cx: &Expansion<'_, '_>, mask: ValueId, call: &Call) -> Result<(ValueI
     }
     let kind = match cx.builder.scalar(mask) {
         Scalar::Bool => MaskKind::Bool,
-        scalar if scalar == cx.scalar(0)? => MaskKind::Element,
+        own if own == scalar => MaskKind::Element,
         _ => MaskKind::F32,
     };
     let [batch, head, row] = found;
@@ -203,78 +225,50 @@ fn onnx(l: &Lowering<'_>) -> Lowered {
         (q, kv) if q > 0 && kv > 0 => Some([q as usize, kv as usize]),
         _ => None,
     };
-    if l.has_output(3) {
-        return Err(Decline::new("attention with its scores as an output has no GPU kernel"));
-    }
     if l.has_input(6) && l.scalar(6)? != Scalar::I64 {
         return Err(Decline::new("lengths that are not i64"));
     }
     let is_causal = l.node.int_or("is_causal", 0)? != 0;
     let (left, right) = (l.node.int_or("left_window_size", -1)?, l.node.int_or("right_window_size", -1)?);
-    if !is_causal && (left >= 0 || right >= 0) {
-        return Err(Decline::new("a window without the causal rule has no GPU kernel"));
+    if !is_causal && (left >= 0 || right >= 0) && l.has_input(LENGTHS) && !l.has_input(PAST) {
+        return Err(Decline::new("a window without the causal rule over lengths has no GPU kernel"));
     }
+    let scores = match l.node.int_or("qk_matmul_output_mode", 0)? {
+        0 => Stage::Raw,
+        1 => Stage::Capped,
+        2 => Stage::Masked,
+        3 => Stage::Weights,
+        mode => return Err(Decline(format!("qk_matmul_output_mode {mode} is none of 0, 1, 2, 3"))),
+    };
     let soft_cap = l.node.float_or("softcap", 0.0)?;
     let scale = match l.node.attribute("scale") {
         Some(_) => Some(l.node.float_or("scale", 1.0)?),
         None => None,
     };
-    same_types(l, 3, 4)?;
+    same_types(l)?;
     Ok(Box::new(Attention {
         heads,
         scale,
         soft_cap: (soft_cap != 0.0).then_some(soft_cap),
         is_causal,
-        window_left: u32::try_from(left).ok(),
-        mask: 3,
-        past: 4,
-        lengths: 6,
+        window: [u32::try_from(left).ok(), u32::try_from(right).ok()],
+        scores,
     }))
 }
 
-fn multi_head(l: &Lowering<'_>) -> Lowered {
-    let no = |what: &str| Err(Decline(format!("MultiHeadAttention with {what} has no GPU kernel")));
-    let heads = usize::try_from(l.node.int_or("num_heads", 0)?).ok().filter(|&heads| heads > 0);
-    let heads = heads.ok_or_else(|| Decline::new("num_heads must be positive"))?;
-    if !l.has_input(1) || !l.has_input(2) || l.rank(0)? != 3 {
-        return no("packed queries, keys and values");
-    }
-    if l.has_input(3) {
-        return no("a bias");
-    }
-    if l.has_input(4) {
-        return no("a padding mask");
-    }
-    if l.has_input(8) || l.has_input(9) || l.has_output(3) {
-        return no("shared cache buffers, beams or its scores as an output");
-    }
-    let scale = l.node.float_or("scale", 0.0)?;
-    same_types(l, 5, 6)?;
-    Ok(Box::new(Attention {
-        heads: Some([heads, heads]),
-        scale: (scale != 0.0).then_some(scale),
-        soft_cap: None,
-        is_causal: l.node.int_or("unidirectional", 0)? != 0,
-        window_left: None,
-        mask: 5,
-        past: 6,
-        lengths: usize::MAX,
-    }))
-}
-
-/// Declines operands of different types; `mask` and `past` are positions of inputs.
-fn same_types(l: &Lowering<'_>, mask: usize, past: usize) -> std::result::Result<(), Decline> {
+/// Declines operands of different types.
+fn same_types(l: &Lowering<'_>) -> std::result::Result<(), Decline> {
     let scalar = l.half_or_single(0)?;
-    for index in [1, 2, past, past + 1] {
+    for index in [1, 2, PAST, PAST + 1] {
         if l.has_input(index) && l.scalar(index)? != scalar {
             return Err(Decline(format!("input {index} is of another type than input 0")));
         }
     }
-    if l.has_input(past) != l.has_input(past + 1) {
+    if l.has_input(PAST) != l.has_input(PAST + 1) {
         return Err(Decline::new("a past of keys or values alone"));
     }
-    if l.has_input(mask) && ![scalar, Scalar::Bool, Scalar::F32].contains(&l.scalar(mask)?) {
-        return Err(Decline(format!("a mask of {} has no GPU kernel", l.scalar(mask)?.suffix())));
+    if l.has_input(MASK) && ![scalar, Scalar::Bool, Scalar::F32].contains(&l.scalar(MASK)?) {
+        return Err(Decline(format!("a mask of {} has no GPU kernel", l.scalar(MASK)?.suffix())));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! How few-row attention finishes an item: normalises its sums, after merging those of its pieces where it was cut.
 //!
-//! Definitions from the unit: ELEMENT, HEAD_V and ROWS.
+//! Definitions from the unit: ELEMENT, HEAD_V, ROWS and CODES.
 
 constexpr int kSlices = 4; // warps that share the keys of a block; as many again for each further 16 rows
 constexpr int kWarps = kSlices * ROWS / 16, kConsumerThreads = 32 * kWarps;
@@ -36,13 +36,14 @@ struct Result {
     const Arguments& a;
     u16* out;
     const float* sinks;
+    CodeScales scales;
 
     /// Writes lane's columns of a packed row: values relative to `max` (in powers of two), whose weights sum to `sum`.
     DEVICE void write(const Piece& piece, const Sequence& sequence, i32 packed, const float (&values)[HEAD_V / 32],
                       float max, float sum) const {
         const i32 row = packed / a.shape.group, head = piece.head * a.shape.group + packed % a.shape.group;
         const float total = sum == 0.0f ? 0.0f : sum + (sinks ? exp2_approx(sinks[head] * kLog2E - max) : 0.0f);
-        const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+        const float inverse = total == 0.0f ? 0.0f : (CODES ? scales.of_values(piece.head) : 1.0f) / total;
         u16* line = out + (a.q_offsets ? 0 : piece.batch * a.shape.out_batch) +
                     (sequence.q_start + row) * a.shape.out_row + head * a.shape.out_head;
 #pragma unroll

@@ -20,6 +20,11 @@ struct Span {
     }
 };
 
+/// Items of a sequence: tiles of its own rows, for every key/value head.
+DEVICE i32 items_of(const Arguments& a, const Sequence& sequence) {
+    return a.shape.kv_heads * ceil_div(sequence.q_len * a.shape.group, ROWS);
+}
+
 /// The run of key blocks of thread block c.
 struct Deal {
     i32 each, extra;
@@ -45,10 +50,9 @@ struct Piece {
             else high = middle;
         }
         batch = low;
-        const i32 items = a.shape.kv_heads * a.shape.row_tiles;
-        item_count = (starts[low + 1] - starts[low]) / items;
+        item_count = Span(a, Sequence(a.shape, low, a.lengths, a.q_offsets)).count;
         const i32 within = (unit - starts[low]) / item_count;
-        item = low * items + within;
+        item = low * a.shape.kv_heads * a.shape.row_tiles + within;
         head = within % a.shape.kv_heads;
         row0 = within / a.shape.kv_heads * ROWS;
         item_begin = starts[low] + within * item_count;
@@ -60,10 +64,10 @@ struct Piece {
 
 /// Numbers the key blocks of all sequences: those of sequence b are [starts[b], starts[b + 1]), over all its items.
 DEVICE void number_blocks(const Arguments& a, i32* starts) {
-    const i32 items = a.shape.kv_heads * a.shape.row_tiles;
     const bool is_uniform = a.lengths == nullptr && a.q_offsets == nullptr;
     for (i32 b = threadIdx.x; b < a.shape.batch; b += blockDim.x) {
-        const i32 blocks = Span(a, Sequence(a.shape, b, a.lengths, a.q_offsets)).count * items;
+        const Sequence sequence(a.shape, b, a.lengths, a.q_offsets);
+        const i32 blocks = Span(a, sequence).count * items_of(a, sequence);
         starts[b + 1] = is_uniform ? blocks * (b + 1) : blocks;
     }
     if (threadIdx.x == 0) starts[0] = 0;
