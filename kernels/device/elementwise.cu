@@ -7,11 +7,11 @@
 //! Light programs (floats, common operators, no temporary) have kernels with fewer registers, hence more threads, that
 //! read the first two operands before the program starts, so that the reads overlap.
 
-struct MapCode {
+struct alignas(4) MapCode {
     u8 op;     // MAP_*
     u8 source; // kind of the source: SOURCE_*
     u8 index;  // which operand, temporary or constant
-    u8 temp;   // the temporary that MAP_STORE and MAP_SELECT name
+    u8 temp;   // the temporary that MAP_STORE and MAP_SELECT name; else 0
 };
 
 #define SOURCE_NONE 0
@@ -34,6 +34,11 @@ struct MapCode {
 #define PLACE_ROW 3    // by the position along the innermost dimension
 #define PLACE_COLUMN 4 // by that along the one around it
 
+// What has to be known of an element's position: nothing, those along the two innermost dimensions, or all.
+#define POSITIONS_NONE 0
+#define POSITIONS_TWO 1
+#define POSITIONS_ALL 2
+
 struct MapParams {
     u32 total;                              // elements of the output
     u32 rank;                               // dimensions, innermost first
@@ -47,8 +52,8 @@ struct MapParams {
     u8 place[MAP_OPERANDS];                 // PLACE_*
     u8 out_dtype;
     u8 length;                              // instructions
-    u8 has_positions;                       // some operand is strided
-    u8 ahead;                               // operands read before the program starts: 0, 1 or 2
+    u8 positions;                           // POSITIONS_*
+    u8 ahead;                               // operands read before the program starts, of a light one
     MapCode code[MAP_LENGTH];
 };
 
@@ -181,7 +186,7 @@ template <class T, int V> __device__ __forceinline__ void copy_to(T (&to)[V], co
 
 __device__ __forceinline__ void find_position(const MapParams &p, u32 at, u32 (&position)[MAP_RANK]) {
     _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++) position[d] = 0;
-    if (!p.has_positions) return;
+    if (p.positions == POSITIONS_NONE) return;
     _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++) {
         if (d + 1 < p.rank) {
             u32 quotient = __umulhi(at, p.magic[d]) >> p.shift[d];
@@ -190,30 +195,6 @@ __device__ __forceinline__ void find_position(const MapParams &p, u32 at, u32 (&
         } else if (d + 1 == p.rank) {
             position[d] = at;
         }
-    }
-}
-
-// Floats of V elements as they lie in memory.
-template <int V>
-__device__ __forceinline__ void read_ahead(u32 (&raw)[V], const void *from, i64 offset, u32 dtype) {
-    if (dtype == DTYPE_F32) {
-        Pack<u32, V> pack = load_pack<u32, V>((const u32 *)from + offset);
-        _Pragma("unroll") for (int i = 0; i < V; i++) raw[i] = pack.at[i];
-    } else {
-        constexpr int HALF = V / 2 > 0 ? V / 2 : 1;
-        Pack<u32, HALF> pack = *(const Pack<u32, HALF> *)((const u16 *)from + offset);
-        _Pragma("unroll") for (int i = 0; i < HALF; i++) raw[i] = pack.at[i];
-    }
-}
-
-template <class T, int V>
-__device__ __forceinline__ void unpack(T (&to)[V], const u32 (&raw)[V], u32 dtype) {
-    if (dtype == DTYPE_F32) {
-        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = (T)__uint_as_float(raw[i]);
-    } else if (dtype == DTYPE_BF16) {
-        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = (T)bf16_to_f32((u16)(raw[i / 2] >> (i % 2 * 16)));
-    } else {
-        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = (T)f16_to_f32((u16)(raw[i / 2] >> (i % 2 * 16)));
     }
 }
 
@@ -280,42 +261,113 @@ __device__ __forceinline__ void map_elements(void *out, const void *p0, const vo
     FOR_DTYPE(p.out_dtype, write((S *)out + at, acc);)
 }
 
-// A light program: floats only, no temporary.
-template <int V>
+// The same where no operand is strided.
+__device__ __forceinline__ u32 simple_offset(u32 place, u32 at, u32 inner, u32 outer) {
+    return place == PLACE_DENSE ? at : place == PLACE_ROW ? inner : place == PLACE_COLUMN ? outer : 0;
+}
+
+// V elements of operand k as they lie in memory, or one of them again and again; WORDS hold them. Neighbours, or all the same.
+template <int V, int WORDS>
+__device__ __forceinline__ void read_ahead(u32 (&raw)[WORDS], const void *from, i64 offset, u32 k, const MapParams &p) {
+    u32 dtype = p.dtypes[k], is_vector = p.is_vector[k];
+    if (WORDS == V && dtype == DTYPE_F32) {
+        if (is_vector) {
+            Pack<u32, WORDS> pack = load_pack<u32, WORDS>((const u32 *)from + offset);
+            _Pragma("unroll") for (int i = 0; i < WORDS; i++) raw[i] = pack.at[i];
+        } else {
+            u32 one = ((const u32 *)from)[offset];
+            _Pragma("unroll") for (int i = 0; i < WORDS; i++) raw[i] = one;
+        }
+    } else if (is_vector) {
+        Pack<u32, V / 2> pack = *(const Pack<u32, V / 2> *)((const u16 *)from + offset);
+        _Pragma("unroll") for (int i = 0; i < V / 2; i++) raw[i] = pack.at[i];
+    } else {
+        u32 one = ((const u16 *)from)[offset];
+        _Pragma("unroll") for (int i = 0; i < V / 2; i++) raw[i] = one << 16 | one;
+    }
+}
+
+// `none` is 0, which the compiler does not know: else it would open all operands before the program starts, and there are no
+// registers for that.
+template <int V, int WORDS>
+__device__ __forceinline__ void unpack(float *to, const u32 (&raw)[WORDS], u32 dtype, u32 none) {
+    if (WORDS == V && dtype == DTYPE_F32) {
+        _Pragma("unroll") for (int i = 0; i < WORDS; i++) to[i] = __uint_as_float(raw[i] ^ none);
+    } else if (dtype == DTYPE_BF16) {
+        _Pragma("unroll") for (int i = 0; i < V; i++)
+            to[i] = bf16_to_f32((u16)((raw[i / 2] ^ none) >> (i % 2 * 16)));
+    } else {
+        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = f16_to_f32((u16)((raw[i / 2] ^ none) >> (i % 2 * 16)));
+    }
+}
+
+// A light program: floats only, no temporary. A thread computes U packs of V elements, a block apart. IS_SHORT: every operand
+// and the result have 16 bits, and no operator is slow.
+template <int V, int U, bool IS_SHORT>
 __device__ __forceinline__ void map_light(void *out, const void *p0, const void *p1, const void *p2, const void *p3,
                                           const void *p4, const void *p5, const void *p6, const void *p7,
                                           const MapParams &p) {
+    constexpr int WORDS = IS_SHORT ? V / 2 : V;
     begin_kernel();
-    u32 at = (blockIdx.x * blockDim.x + threadIdx.x) * V;
-    if (at >= p.total) return;
-    u32 position[MAP_RANK];
-    find_position(p, at, position);
-    u32 raw0[V], raw1[V];
-    _Pragma("unroll") for (int i = 0; i < V; i++) raw0[i] = raw1[i] = 0;
-    if (p.ahead > 0) read_ahead(raw0, p0, operand_offset(p, 0, at, position), p.dtypes[0]);
-    if (p.ahead > 1) read_ahead(raw1, p1, operand_offset(p, 1, at, position), p.dtypes[1]);
-    float acc[V];
-    _Pragma("unroll") for (int i = 0; i < V; i++) acc[i] = 0.0f;
+    u32 start = (blockIdx.x * 256 * U + threadIdx.x) * V;
+    u32 raw0[U][WORDS], raw1[U][WORDS], raw2[U][WORDS];
+    _Pragma("unroll") for (int u = 0; u < U; u++) {
+        // Packs behind the end compute the last one and are not written.
+        u32 at = start + u * 256 * V;
+        at = at < p.total ? at : p.total - V;
+        _Pragma("unroll") for (int i = 0; i < WORDS; i++) raw0[u][i] = raw1[u][i] = raw2[u][i] = 0;
+        if (p.positions == POSITIONS_ALL) {
+            u32 position[MAP_RANK];
+            find_position(p, at, position);
+            if (p.ahead > 0) read_ahead<V>(raw0[u], p0, operand_offset(p, 0, at, position), 0, p);
+            if (p.ahead > 1) read_ahead<V>(raw1[u], p1, operand_offset(p, 1, at, position), 1, p);
+            if (p.ahead > 2) read_ahead<V>(raw2[u], p2, operand_offset(p, 2, at, position), 2, p);
+        } else {
+            u32 quotient = __umulhi(at, p.magic[0]) >> p.shift[0], inner = at - quotient * p.dims[0];
+            u32 outer = quotient - (__umulhi(quotient, p.magic[1]) >> p.shift[1]) * p.dims[1];
+            if (p.ahead > 0) read_ahead<V>(raw0[u], p0, simple_offset(p.place[0], at, inner, outer), 0, p);
+            if (p.ahead > 1) read_ahead<V>(raw1[u], p1, simple_offset(p.place[1], at, inner, outer), 1, p);
+            if (p.ahead > 2) read_ahead<V>(raw2[u], p2, simple_offset(p.place[2], at, inner, outer), 2, p);
+        }
+    }
+    float acc[U * V];
+    _Pragma("unroll") for (int i = 0; i < U * V; i++) acc[i] = 0.0f;
     for (u32 step = 0; step < p.length; step++) {
         MapCode code = p.code[step];
-        float src[V];
+        float src[U * V];
         if (code.source != SOURCE_OPERAND) {
             float value = code.source == SOURCE_CONSTANT ? constant_of<float>(p.constants[code.index]) : 0.0f;
-            _Pragma("unroll") for (int i = 0; i < V; i++) src[i] = value;
+            _Pragma("unroll") for (int i = 0; i < U * V; i++) src[i] = value;
         } else if (code.index < p.ahead) {
-            if (code.index == 0) unpack(src, raw0, p.dtypes[0]);
-            else unpack(src, raw1, p.dtypes[1]);
+            _Pragma("unroll") for (int u = 0; u < U; u++) {
+                if (code.index == 0) unpack<V>(src + u * V, raw0[u], p.dtypes[0], code.temp);
+                else if (code.index == 1) unpack<V>(src + u * V, raw1[u], p.dtypes[1], code.temp);
+                else unpack<V>(src + u * V, raw2[u], p.dtypes[2], code.temp);
+            }
         } else {
             u32 k = code.index;
             const void *from = k < 4 ? (k < 2 ? (k == 0 ? p0 : p1) : (k == 2 ? p2 : p3))
                                      : (k < 6 ? (k == 4 ? p4 : p5) : (k == 6 ? p6 : p7));
-            i64 offset = operand_offset(p, k, at, position);
-            int inner = p.strides[k][0];
-            FOR_FLOAT(p.dtypes[k], read(src, (const S *)from, offset, inner, p.is_vector[k]);)
+            _Pragma("unroll") for (int u = 0; u < U; u++) {
+                u32 at = start + u * 256 * V;
+                at = at < p.total ? at : p.total - V;
+                u32 position[MAP_RANK];
+                find_position(p, at, position);
+                i64 offset = operand_offset(p, k, at, position);
+                float one[V];
+                FOR_FLOAT(p.dtypes[k], read(one, (const S *)from, offset, p.strides[k][0], p.is_vector[k]);)
+                _Pragma("unroll") for (int i = 0; i < V; i++) src[u * V + i] = one[i];
+            }
         }
-        apply_light<float, V>(code.op, acc, src);
+        apply_light<IS_SHORT, !IS_SHORT>(code.op, acc, src);
     }
-    FOR_FLOAT(p.out_dtype, write((S *)out + at, acc);)
+    _Pragma("unroll") for (int u = 0; u < U; u++) {
+        u32 at = start + u * 256 * V;
+        if (at >= p.total) continue;
+        float one[V];
+        _Pragma("unroll") for (int i = 0; i < V; i++) one[i] = acc[u * V + i];
+        FOR_FLOAT(p.out_dtype, write((S *)out + at, one);)
+    }
 }
 
 #define MAP_KERNEL(NAME, T, V)                                                                                      \
@@ -325,11 +377,11 @@ __device__ __forceinline__ void map_light(void *out, const void *p0, const void 
         map_elements<T, V>(out, p0, p1, p2, p3, p4, p5, p6, p7, p);                                                 \
     }
 
-#define MAP_LIGHT(NAME, V, BLOCKS)                                                                                  \
+#define MAP_LIGHT(NAME, V, U, IS_SHORT, BLOCKS)                                                                     \
     extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                       \
         NAME(void *out, const void *p0, const void *p1, const void *p2, const void *p3, const void *p4,             \
              const void *p5, const void *p6, const void *p7, const __grid_constant__ MapParams p) {                 \
-        map_light<V>(out, p0, p1, p2, p3, p4, p5, p6, p7, p);                                                       \
+        map_light<V, U, IS_SHORT>(out, p0, p1, p2, p3, p4, p5, p6, p7, p);                                          \
     }
 
 MAP_KERNEL(elementwise_f32_v1, float, 1)
@@ -337,5 +389,6 @@ MAP_KERNEL(elementwise_f32_v4, float, 4)
 MAP_KERNEL(elementwise_f64_v1, double, 1)
 MAP_KERNEL(elementwise_i64_v1, i64, 1)
 MAP_KERNEL(elementwise_i64_v4, i64, 4)
-MAP_LIGHT(elementwise_light_v4, 4, 5)
-MAP_LIGHT(elementwise_light_v8, 8, 4)
+MAP_LIGHT(elementwise_light_v4, 4, 1, false, 4)
+MAP_LIGHT(elementwise_light_v8, 8, 1, false, 4)
+MAP_LIGHT(elementwise_light_short_v8, 8, 2, true, 3)

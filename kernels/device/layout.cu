@@ -83,6 +83,41 @@ template <class W, int P, int N> __device__ __forceinline__ void permute_tiles(W
     }
 }
 
+// Bytes, where rows, columns and distances are multiples of 4: a thread turns squares of 4 x 4 bytes over in registers. Words
+// of the tile lie [column][row / 4 ^ column / 4], so that neither side meets in a bank.
+__device__ __forceinline__ void permute_bytes(u8 *to, const u8 *from, const PermuteParams &p) {
+    constexpr u32 N = 128, WORDS = N / 4, SQUARES = N / 32;
+    __shared__ u32 tile[N * WORDS];
+    begin_kernel();
+    u32 x = threadIdx.x % 32, y = threadIdx.x / 32;
+    u32 column_tile = blockIdx.x % p.column_tiles, rest = blockIdx.x / p.column_tiles;
+    u32 row_tile = rest % p.row_tiles, batch = rest / p.row_tiles;
+    i64 source = p.from_offset, target = p.to_offset;
+    for (u32 d = 0; d < p.batch_rank; d++) {
+        u32 position = batch % p.dims[d];
+        batch /= p.dims[d];
+        source += position * p.from_strides[d];
+        target += position * p.to_strides[d];
+    }
+    u32 words[SQUARES][4], column = column_tile * N + x * 4;
+    _Pragma("unroll") for (u32 i = 0; i < SQUARES; i++) _Pragma("unroll") for (u32 k = 0; k < 4; k++) {
+        u32 row = row_tile * N + (i * 8 + y) * 4 + k;
+        words[i][k] = 0;
+        if (row < p.rows && column < p.columns) words[i][k] = *(const u32 *)(from + source + (i64)row * p.from_row + column);
+    }
+    _Pragma("unroll") for (u32 i = 0; i < SQUARES; i++) _Pragma("unroll") for (u32 k = 0; k < 4; k++) {
+        u32 turned = (words[i][0] >> k * 8 & 255) | (words[i][1] >> k * 8 & 255) << 8 |
+                     (words[i][2] >> k * 8 & 255) << 16 | (words[i][3] >> k * 8 & 255) << 24;
+        tile[(x * 4 + k) * WORDS + ((i * 8 + y) ^ x)] = turned;
+    }
+    __syncthreads();
+    _Pragma("unroll") for (u32 i = 0; i < N / 8; i++) {
+        u32 c = i * 8 + y, row = row_tile * N + x * 4, own = column_tile * N + c;
+        if (row < p.rows && own < p.columns)
+            *(u32 *)(to + target + (i64)own * p.to_column + row) = tile[c * WORDS + (x ^ c / 4)];
+    }
+}
+
 // The index at `at`, counted from the end when negative and kept inside the axis.
 __device__ __forceinline__ u32 index_at(const void *indices, u32 at, u32 is_wide, u32 axis) {
     i64 index = is_wide ? ((const i64 *)indices)[at] : (i64)((const int *)indices)[at];
@@ -173,7 +208,10 @@ ELEMENT_KERNELS(8, u64)
     }
 
 PERMUTE_KERNEL(permute_b1, u8, 1, 64)
-PERMUTE_KERNEL(permute_b1_x4, u8, 4, 128)
+extern "C" __global__ void __launch_bounds__(256)
+    permute_b1_x4(void *to, const void *from, const __grid_constant__ PermuteParams p) {
+    permute_bytes((u8 *)to, (const u8 *)from, p);
+}
 PERMUTE_KERNEL(permute_b2, u16, 1, 64)
 PERMUTE_KERNEL(permute_b2_x2, u16, 2, 64)
 PERMUTE_KERNEL(permute_b4, u32, 1, 64)

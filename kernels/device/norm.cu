@@ -3,8 +3,8 @@
 //! y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, where x may be input + skip + bias (each optional). Gamma and
 //! beta are indexed by (row % period) * group + column / span, so that rows can be groups of channels.
 //!
-//! A row that fits the registers of a wave, or of a block as wide as it needs, is read once. A longer one is cut into parts: `norm_moments`
-//! finds each part's mean and sum of squares around it, `norm_apply` joins them and normalises.
+//! A row that fits the registers of a block is read once, while the row before it is worked on. A longer row is cut into
+//! parts: `norm_moments` finds each part's mean and sum of squares around it, `norm_apply` joins them and normalises.
 
 struct NormParams {
     u32 rows, columns;
@@ -21,23 +21,15 @@ template <class S> struct NormOperands {
 __device__ __forceinline__ float r_rsqrt(float x) { return 1.0f / sqrtf(x); }
 __device__ __forceinline__ double r_rsqrt(double x) { return 1.0 / sqrt(x); }
 
-template <class T, class S, int V> __device__ __forceinline__ void add_pack(T (&x)[V], const S *from) {
-    Pack<S, V> pack = load_pack<S, V>(from);
-    _Pragma("unroll") for (int i = 0; i < V; i++) x[i] += widen<T>(pack.at[i]);
-}
-
-template <class T, class S, int V> __device__ __forceinline__ void write_pack(S *to, const T (&x)[V]) {
-    Pack<S, V> pack;
-    _Pragma("unroll") for (int i = 0; i < V; i++) pack.at[i] = Narrow<S>::from(x[i]);
-    *(Pack<S, V> *)to = pack;
+template <class T, class S, int V> __device__ __forceinline__ void add_pack(T (&x)[V], const Raw<S, V> &raw) {
+    _Pragma("unroll") for (int i = 0; i < V; i++) x[i] += widen<T>(raw.at(i));
 }
 
 template <class T, class S, int V>
 __device__ __forceinline__ void read_row(T (&x)[V], const NormOperands<S> &of, i64 base, u32 column) {
-    Pack<S, V> pack = load_pack<S, V>(of.input + base + column);
-    _Pragma("unroll") for (int i = 0; i < V; i++) x[i] = widen<T>(pack.at[i]);
-    if (of.skip) add_pack<T, S, V>(x, of.skip + base + column);
-    if (of.bias) add_pack<T, S, V>(x, of.bias + column);
+    open_pack<T, S, V>(x, load_raw<S, V>(of.input + base + column));
+    if (of.skip) add_pack<T, S, V>(x, load_raw<S, V>(of.skip + base + column));
+    if (of.bias) add_pack<T, S, V>(x, load_raw<S, V>(of.bias + column));
 }
 
 // Scales V neighbours and writes them. `first`: the row's first channel.
@@ -48,10 +40,10 @@ __device__ __forceinline__ void write_row(S *y, const T (&x)[V], T mean, T devia
     _Pragma("unroll") for (int i = 0; i < V; i++) v[i] = (x[i] - mean) * deviation;
     if (p.span == 1) {
         if (of.gamma) {
-            Pack<S, V> pack = load_pack<S, V>(of.gamma + first + column);
-            _Pragma("unroll") for (int i = 0; i < V; i++) v[i] *= widen<T>(pack.at[i]);
+            Raw<S, V> gamma = load_raw<S, V>(of.gamma + first + column);
+            _Pragma("unroll") for (int i = 0; i < V; i++) v[i] *= widen<T>(gamma.at(i));
         }
-        if (of.beta) add_pack<T, S, V>(v, of.beta + first + column);
+        if (of.beta) add_pack<T, S, V>(v, load_raw<S, V>(of.beta + first + column));
     } else {
         // The planner takes V above 1 only where V divides the span.
         u32 channel = first + column / p.span;
@@ -61,47 +53,50 @@ __device__ __forceinline__ void write_row(S *y, const T (&x)[V], T mean, T devia
     write_pack<T, S, V>(y, v);
 }
 
-// LANES threads a row, which reads at most R packs of V elements.
-template <class T, class S, int V, int R, int LANES>
+// LANES threads a row. ADDS: there may be a skip and a bias. The next row is read while one is worked on.
+template <class T, class S, int V, int R, int LANES, bool ADDS>
 __device__ __forceinline__ void normalize_row(S *y, S *sum_out, T *mean_out, T *deviation_out,
                                               const NormOperands<S> &of, const NormParams &p) {
-    constexpr u32 ROWS = LANES == WAVE ? 256 / WAVE : 1;
-    __shared__ T space[LANES / WAVE];
+    constexpr u32 ROWS = LANES < 128 ? 256 / LANES : 1;
+    __shared__ T space[2][RowJoint<T, LANES>::WAVES];
     begin_kernel();
-    u32 lane = threadIdx.x % LANES;
-    for (u32 row = blockIdx.x * ROWS + threadIdx.x / LANES; row < p.rows; row += gridDim.x * ROWS) {
+    RowJoint<T, LANES> joint = {space, 0};
+    HeldRow<S, V, R, LANES> now, next;
+    u32 step = gridDim.x * ROWS, own = threadIdx.x / LANES;
+    // Lanes that exchange values stay together to the end, with or without a row.
+    auto row_of = [&](u32 first) { return first + own < p.rows ? first + own : p.rows - 1; };
+    now.read(of.input + (i64)row_of(blockIdx.x * ROWS) * p.columns, p.columns);
+    for (u32 first = blockIdx.x * ROWS; first < p.rows; first += step) {
+        u32 row = row_of(first);
+        bool is_own = first + own < p.rows;
         i64 base = (i64)row * p.columns;
-        T x[R][V];
+        if (p.rows - first > step) next.read(of.input + (i64)row_of(first + step) * p.columns, p.columns);
+        T x[R][V], mean = (T)0, squares = (T)0;
         _Pragma("unroll") for (int r = 0; r < R; r++) {
-            u32 column = (r * LANES + lane) * V;
-            _Pragma("unroll") for (int i = 0; i < V; i++) x[r][i] = (T)0;
-            if (column < p.columns) read_row<T, S, V>(x[r], of, base, column);
+            u32 column = now.column(r);
+            open_pack<T, S, V>(x[r], now.at[r]);
+            if (column >= p.columns) continue;
+            if (ADDS && of.skip) add_pack<T, S, V>(x[r], load_raw<S, V>(of.skip + base + column));
+            if (ADDS && of.bias) add_pack<T, S, V>(x[r], load_raw<S, V>(of.bias + column));
+            _Pragma("unroll") for (int i = 0; i < V; i++) mean += x[r][i];
         }
-        T mean = (T)0;
-        if (p.is_centred) {
-            T total = (T)0;
-            _Pragma("unroll") for (int r = 0; r < R; r++)
-                _Pragma("unroll") for (int i = 0; i < V; i++) total += x[r][i];
-            mean = over_row<LANES>(total, space, Added()) / (T)p.columns;
-        }
-        T squares = (T)0;
-        _Pragma("unroll") for (int r = 0; r < R; r++) {
-            bool is_inside = (r * LANES + lane) * V < p.columns;
+        mean = p.is_centred ? joint.over(mean, Added()) / (T)p.columns : (T)0;
+        _Pragma("unroll") for (int r = 0; r < R; r++)
             _Pragma("unroll") for (int i = 0; i < V; i++)
-                squares += is_inside ? (x[r][i] - mean) * (x[r][i] - mean) : (T)0;
-        }
-        T deviation = r_rsqrt(over_row<LANES>(squares, space, Added()) / (T)p.columns + (T)p.epsilon);
-        if (lane == 0) {
+                squares += now.column(r) < p.columns ? (x[r][i] - mean) * (x[r][i] - mean) : (T)0;
+        T deviation = r_rsqrt(joint.over(squares, Added()) / (T)p.columns + (T)p.epsilon);
+        if (is_own && threadIdx.x % LANES == 0) {
             if (mean_out) mean_out[row] = mean;
             if (deviation_out) deviation_out[row] = deviation;
         }
-        u32 first = p.group ? (row % p.period) * p.group : 0;
+        u32 channel = p.group ? (row % p.period) * p.group : 0;
         _Pragma("unroll") for (int r = 0; r < R; r++) {
-            u32 column = (r * LANES + lane) * V;
-            if (column >= p.columns) continue;
-            if (sum_out) write_pack<T, S, V>(sum_out + base + column, x[r]);
-            write_row<T, S, V>(y + base + column, x[r], mean, deviation, of, p, first, column);
+            u32 column = now.column(r);
+            if (column >= p.columns || !is_own) continue;
+            if (ADDS && sum_out) write_pack<T, S, V>(sum_out + base + column, x[r]);
+            write_row<T, S, V>(y + base + column, x[r], mean, deviation, of, p, channel, column);
         }
+        now = next;
     }
 }
 
@@ -203,12 +198,15 @@ __device__ __forceinline__ void norm_apply(S *y, S *sum_out, T *mean_out, T *dev
     NormOperands<S> { (const S *)input, (const S *)skip, (const S *)bias, (const S *)gamma, (const S *)beta }
 #define NORM_RESULTS void *y, void *sum_out, void *mean_out, void *deviation_out
 
-#define NORM_ROWS(SUFFIX, T, S, V, R, NAME, LANES, THREADS)                                                           \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        normalize_##NAME##_##SUFFIX##_v##V##x##R(NORM_RESULTS, NORM_INPUTS, const __grid_constant__ NormParams p) {   \
-        normalize_row<T, S, V, R, LANES>((S *)y, (S *)sum_out, (T *)mean_out, (T *)deviation_out, NORM_OPERANDS(S),   \
-                                         p);                                                                          \
+#define NORM_ROW(SUFFIX, T, S, V, R, LANES, THREADS, NAME, ADDS)                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, V == 1 ? 1 : 1024 / THREADS)                                             \
+        NAME##_row##LANES##_##SUFFIX##_v##V##x##R(NORM_RESULTS, NORM_INPUTS, const __grid_constant__ NormParams p) {  \
+        normalize_row<T, S, V, R, LANES, ADDS>((S *)y, (S *)sum_out, (T *)mean_out, (T *)deviation_out,               \
+                                               NORM_OPERANDS(S), p);                                                  \
     }
+#define NORM_ROWS(SUFFIX, T, S, V, R, LANES, THREADS)                  \
+    NORM_ROW(SUFFIX, T, S, V, R, LANES, THREADS, normalize, false)     \
+    NORM_ROW(SUFFIX, T, S, V, R, LANES, THREADS, add_normalize, true)
 #define NORM_PARTS(SUFFIX, T, S, V)                                                                                   \
     extern "C" __global__ void __launch_bounds__(256)                                                                 \
         norm_moments_##SUFFIX##_v##V(void *parts, NORM_INPUTS, const __grid_constant__ NormParams p) {                \
@@ -220,36 +218,28 @@ __device__ __forceinline__ void norm_apply(S *y, S *sum_out, T *mean_out, T *dev
                             NORM_OPERANDS(S), p);                                                                     \
     }
 
-#define NORM_SINGLES(SUFFIX, T, S)                    \
-    NORM_ROWS(SUFFIX, T, S, 4, 2, wave, WAVE, 256)    \
-    NORM_ROWS(SUFFIX, T, S, 4, 4, wave, WAVE, 256)    \
-    NORM_ROWS(SUFFIX, T, S, 4, 2, block128, 128, 128) \
-    NORM_ROWS(SUFFIX, T, S, 4, 4, block128, 128, 128) \
-    NORM_ROWS(SUFFIX, T, S, 4, 4, block256, 256, 256) \
-    NORM_ROWS(SUFFIX, T, S, 4, 8, block256, 256, 256)
-#define NORM_HALVES(SUFFIX, T, S)                     \
-    NORM_ROWS(SUFFIX, T, S, 8, 1, wave, WAVE, 256)    \
-    NORM_ROWS(SUFFIX, T, S, 8, 2, wave, WAVE, 256)    \
-    NORM_ROWS(SUFFIX, T, S, 8, 1, block128, 128, 128) \
-    NORM_ROWS(SUFFIX, T, S, 8, 2, block128, 128, 128) \
-    NORM_ROWS(SUFFIX, T, S, 8, 2, block256, 256, 256) \
-    NORM_ROWS(SUFFIX, T, S, 8, 2, block512, 512, 512)
+// Elements of packs of V, packs that a thread reads.
+#define NORM_WIDE(SUFFIX, S, V, ONE, TWO)             \
+    NORM_ROWS(SUFFIX, float, S, V, ONE, 8, 256)       \
+    NORM_ROWS(SUFFIX, float, S, V, TWO, 8, 256)       \
+    NORM_ROWS(SUFFIX, float, S, V, ONE, 32, 256)      \
+    NORM_ROWS(SUFFIX, float, S, V, TWO, 32, 256)      \
+    NORM_ROWS(SUFFIX, float, S, V, ONE, 128, 128)     \
+    NORM_ROWS(SUFFIX, float, S, V, TWO, 128, 128)     \
+    NORM_ROWS(SUFFIX, float, S, V, TWO, 256, 256)     \
+    NORM_ROWS(SUFFIX, float, S, V, TWO, 512, 512)     \
+    NORM_ROWS(SUFFIX, float, S, V, TWO, 1024, 1024)   \
+    NORM_PARTS(SUFFIX, float, S, V)
 #define NORM_ODD(SUFFIX, T, S)                        \
-    NORM_ROWS(SUFFIX, T, S, 1, 4, wave, WAVE, 256)    \
-    NORM_ROWS(SUFFIX, T, S, 1, 4, block128, 128, 128) \
-    NORM_ROWS(SUFFIX, T, S, 1, 8, block256, 256, 256)
+    NORM_ROWS(SUFFIX, T, S, 1, 4, 32, 256)            \
+    NORM_ROWS(SUFFIX, T, S, 1, 4, 128, 128)           \
+    NORM_ROWS(SUFFIX, T, S, 1, 8, 256, 256)           \
+    NORM_PARTS(SUFFIX, T, S, 1)
 
-NORM_SINGLES(f32, float, float)
-NORM_HALVES(f16, float, f16)
-NORM_HALVES(bf16, float, bf16)
+NORM_WIDE(f32, float, 4, 2, 4)
+NORM_WIDE(f16, f16, 8, 1, 2)
+NORM_WIDE(bf16, bf16, 8, 1, 2)
 NORM_ODD(f32, float, float)
 NORM_ODD(f16, float, f16)
 NORM_ODD(bf16, float, bf16)
 NORM_ODD(f64, double, double)
-NORM_PARTS(f32, float, float, 4)
-NORM_PARTS(f16, float, f16, 8)
-NORM_PARTS(bf16, float, bf16, 8)
-NORM_PARTS(f32, float, float, 1)
-NORM_PARTS(f16, float, f16, 1)
-NORM_PARTS(bf16, float, bf16, 1)
-NORM_PARTS(f64, double, double, 1)

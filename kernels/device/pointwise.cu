@@ -17,40 +17,26 @@ struct PointwiseParams {
 };
 
 template <class S, int V>
-__device__ __forceinline__ Pack<S, V> pick(const S *from, u32 place, u32 at, u32 quotient, u32 column,
-                                           const PointwiseParams &p) {
-    Pack<S, V> pack;
-    if (place == PLACE_DENSE) return load_pack<S, V>(from + at);
-    if (place == PLACE_ROW) return load_pack<S, V>(from + (at - quotient * p.inner));
-    if (place == PLACE_COLUMN || place == PLACE_FRONT) {
-        S one = from[place == PLACE_FRONT ? 0 : column];
-        _Pragma("unroll") for (int i = 0; i < V; i++) pack.at[i] = one;
-    } else {
-        _Pragma("unroll") for (int i = 0; i < V; i++) pack.at[i] = S();
-    }
-    return pack;
+__device__ __forceinline__ Raw<S, V> pick(const S *from, u32 place, u32 at, u32 quotient, u32 column,
+                                          const PointwiseParams &p) {
+    if (place == PLACE_DENSE) return load_raw<S, V>(from + at);
+    if (place == PLACE_ROW) return load_raw<S, V>(from + (at - quotient * p.inner));
+    if (place == PLACE_CONSTANT) return repeated<S, V>(S());
+    return repeated<S, V>(from[place == PLACE_FRONT ? 0 : column]);
 }
 
 template <class S, int V>
-__device__ __forceinline__ void open_pack(float (&to)[V], const Pack<S, V> &pack, u32 place, float constant) {
-    _Pragma("unroll") for (int i = 0; i < V; i++)
-        to[i] = place == PLACE_CONSTANT ? constant : widen<float>(pack.at[i]);
-}
-
-template <class S, u32 OP, int V>
-__device__ __forceinline__ void step(float (&acc)[V], const float (&src)[V]) {
-    if (OP == MAP_GELU && sizeof(S) == 2) {
-        _Pragma("unroll") for (int i = 0; i < V; i++)
-            acc[i] = 0.5f * acc[i] * (1.0f + r_erf_short(acc[i] * 0.70710678118654752440f));
-    } else {
-        apply_light<float, V>(OP, acc, src);
-    }
+__device__ __forceinline__ void open_or_fill(float (&to)[V], const Raw<S, V> &raw, u32 place, float constant) {
+    open_pack<float, S, V>(to, raw);
+    if (place == PLACE_CONSTANT)
+        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = constant;
 }
 
 // OP2 is MAP_STORE where there is one operator only.
 template <class S, u32 OP1, u32 OP2>
 __device__ __forceinline__ void pointwise(S *out, const S *a, const S *b, const S *c, const PointwiseParams &p) {
     constexpr int V = 16 / sizeof(S);
+    constexpr bool IS_SHORT = sizeof(S) == 2;
     begin_kernel();
     u32 at = (blockIdx.x * blockDim.x + threadIdx.x) * V;
     if (at >= p.total) return;
@@ -59,20 +45,18 @@ __device__ __forceinline__ void pointwise(S *out, const S *a, const S *b, const 
         quotient = __umulhi(at, p.inner_magic) >> p.inner_shift;
         column = p.outer > 1 ? quotient - (__umulhi(quotient, p.outer_magic) >> p.outer_shift) * p.outer : 0;
     }
-    Pack<S, V> first = pick<S, V>(a, p.places[0], at, quotient, column, p);
-    Pack<S, V> second = pick<S, V>(b, p.places[1], at, quotient, column, p), third;
+    Raw<S, V> first = pick<S, V>(a, p.places[0], at, quotient, column, p);
+    Raw<S, V> second = pick<S, V>(b, p.places[1], at, quotient, column, p), third;
     if (OP2 != MAP_STORE) third = pick<S, V>(c, p.places[2], at, quotient, column, p);
     float acc[V], src[V];
-    open_pack<S, V>(acc, first, PLACE_DENSE, 0.0f);
-    open_pack<S, V>(src, second, p.places[1], p.constants[0]);
-    step<S, OP1, V>(acc, src);
+    open_pack<float, S, V>(acc, first);
+    open_or_fill<S, V>(src, second, p.places[1], p.constants[0]);
+    apply_light<IS_SHORT>(OP1, acc, src);
     if (OP2 != MAP_STORE) {
-        open_pack<S, V>(src, third, p.places[2], p.constants[1]);
-        step<S, OP2, V>(acc, src);
+        open_or_fill<S, V>(src, third, p.places[2], p.constants[1]);
+        apply_light<IS_SHORT>(OP2, acc, src);
     }
-    Pack<S, V> result;
-    _Pragma("unroll") for (int i = 0; i < V; i++) result.at[i] = Narrow<S>::from(acc[i]);
-    *(Pack<S, V> *)(out + at) = result;
+    write_pack<float, S, V>(out + at, acc);
 }
 
 #define POINTWISE_KERNEL(NAME, S, OP1, OP2)                                                                       \

@@ -311,24 +311,38 @@ template <class T> __device__ __forceinline__ void find_extreme(i64 *to, const v
     }
 }
 
+// The extreme of every EXTREME_THREADS-th pack of a row, as the largest of values whose sign FLIP turns, and where it is. Positions grow,
+// so of equals the first one stays, or IS_LAST the last one.
+template <class S, int V, bool FLIP, bool IS_LAST>
+__device__ __forceinline__ void scan_row(const S *row, u32 count, float &best, u32 &at) {
+    _Pragma("unroll 4") for (u32 i = threadIdx.x * V; i < count; i += EXTREME_THREADS * V) {
+        Pack<S, V> pack = load_pack<S, V>(row + i);
+        _Pragma("unroll") for (int k = 0; k < V; k++) {
+            float value = FLIP ? -widen<float>(pack.at[k]) : widen<float>(pack.at[k]);
+            bool wins = IS_LAST ? value >= best : value > best;
+            best = wins ? value : best;
+            at = wins ? i + k : at;
+        }
+    }
+}
+
 // The same for floats that are neighbours, V at a time.
 template <class S, int V> __device__ __forceinline__ void find_extreme_row(i64 *to, const S *from, const ReduceParams &p) {
-    __shared__ float values[256 / WAVE];
-    __shared__ u32 positions[256 / WAVE];
+    __shared__ float values[EXTREME_THREADS / WAVE];
+    __shared__ u32 positions[EXTREME_THREADS / WAVE];
     begin_kernel();
     for (u32 output = blockIdx.x; output < p.outputs; output += gridDim.x) {
         const S *row = from + (i64)output * p.count;
         float best = widen<float>(row[0]);
         u32 at = 0;
-        _Pragma("unroll 4") for (u32 i = threadIdx.x * V; i < p.count; i += 256 * V) {
-            Pack<S, V> pack = load_pack<S, V>(row + i);
-            _Pragma("unroll") for (int k = 0; k < V; k++) {
-                float value = widen<float>(pack.at[k]);
-                if (goes_before(value, i + k, best, at, p)) {
-                    best = value;
-                    at = i + k;
-                }
-            }
+        if (p.op == REDUCE_MIN) {
+            best = -best;
+            if (p.is_last) scan_row<S, V, true, true>(row, p.count, best, at);
+            else scan_row<S, V, true, false>(row, p.count, best, at);
+            best = -best;
+        } else {
+            if (p.is_last) scan_row<S, V, false, true>(row, p.count, best, at);
+            else scan_row<S, V, false, false>(row, p.count, best, at);
         }
         _Pragma("unroll") for (int mask = WAVE / 2; mask > 0; mask >>= 1) {
             float value = exchange(best, mask);
@@ -345,7 +359,7 @@ template <class S, int V> __device__ __forceinline__ void find_extreme_row(i64 *
         }
         __syncthreads();
         if (threadIdx.x != 0) continue;
-        for (int i = 1; i < 256 / WAVE; i++)
+        for (int i = 1; i < EXTREME_THREADS / WAVE; i++)
             if (goes_before(values[i], positions[i], best, at, p)) {
                 best = values[i];
                 at = positions[i];
@@ -395,7 +409,7 @@ __device__ __forceinline__ void find_extreme_by_thread(i64 *to, const void *from
     }
 
 #define FIND_EXTREME_ROWS(SUFFIX, S, V)                                                                      \
-    extern "C" __global__ void __launch_bounds__(256)                                                        \
+    extern "C" __global__ void __launch_bounds__(EXTREME_THREADS)                                                      \
         find_extreme_row_##SUFFIX##_v##V(void *to, const void *from, const __grid_constant__ ReduceParams p) { \
         find_extreme_row<S, V>((i64 *)to, (const S *)from, p);                                               \
     }
@@ -425,6 +439,35 @@ FIND_EXTREME_ROWS(bf16, bf16, 8)
         find_extreme_thread_##SUFFIX(void *to, const void *from, const __grid_constant__ ReduceParams p) {   \
         find_extreme_by_thread<T>((i64 *)to, from, p);                                                       \
     }
+
+// Rows of few elements, `part_count` of them a block: whole packs to shared memory, then 8 threads an output.
+template <class R, class S, int V>
+__device__ __forceinline__ void reduce_tile(void *to, const S *from, const ReduceParams &p, S *tile) {
+    u32 first = blockIdx.x * p.part_count, rows = p.outputs - first < p.part_count ? p.outputs - first : p.part_count;
+    move_tile<S, V>(tile, from + (i64)first * p.count, rows * p.count);
+    __syncthreads();
+    // Lanes that exchange values stay together to the end, with or without an output.
+    for (u32 r = 0; r < rows; r += 256 / 8) {
+        u32 own = r + threadIdx.x / 8, row = own < rows ? own : rows - 1;
+        State<float> mine = R::start();
+        _Pragma("unroll 8") for (u32 c = threadIdx.x % 8; c < p.count; c += 8)
+            mine = R::merge(mine, R::element(widen<float>(tile[row * p.count + c])));
+        mine = merge_row<R, 8>(mine, (State<float> *)0);
+        if (threadIdx.x % 8 == 0 && own < rows)
+            store_as<float>(to, first + own, p.out_dtype, finish(p.op, mine, p.count));
+    }
+}
+
+#define REDUCE_TILE(SUFFIX, S, V)                                                                            \
+    extern "C" __global__ void __launch_bounds__(256) reduce_tile_##SUFFIX(REDUCE_ARGUMENTS) {               \
+        __shared__ Pack<S, TILE_BYTES / sizeof(S)> tile;                                                     \
+        begin_kernel();                                                                                      \
+        FOR_REDUCER(p.op, float, (reduce_tile<R, S, V>(to, (const S *)from, p, tile.at));)                   \
+    }
+
+REDUCE_TILE(f32, float, 4)
+REDUCE_TILE(f16, f16, 8)
+REDUCE_TILE(bf16, bf16, 8)
 
 #define REDUCE_FEW(SUFFIX, S)                                                                                \
     extern "C" __global__ void __launch_bounds__(256) reduce_few_##SUFFIX##_v1(REDUCE_ARGUMENTS) {           \

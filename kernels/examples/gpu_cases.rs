@@ -45,17 +45,21 @@ impl Cases {
     }
 
     fn print(&self, name: String, what: &str, operands: &[Operand], plan: &Plan) {
+        // What has to be moved, however often the kernels do.
+        let all: usize = operands.iter().map(|(scalar, count)| scalar.bytes() * count).sum();
+        let planned: f64 = plan.launches.iter().map(|launch| launch.cost.bytes).sum();
+        let bytes = planned.min(all as f64);
         let operands: Vec<String> =
             operands.iter().map(|(scalar, count)| format!("[{}, {count}]", *scalar as u8)).collect();
         let launches: Vec<String> = plan.launches.iter().map(launch).collect();
-        let bytes: f64 = plan.launches.iter().map(|launch| launch.cost.bytes).sum();
         let flops: f64 = plan.launches.iter().map(|launch| launch.cost.flops).sum();
         println!(
             "{{\"name\": \"{name}\", \"what\": {{{what}}}, \"operands\": [{}], \"launches\": [{}], \"bytes\": {bytes}, \
-             \"flops\": {flops}, \"workspace\": {}, \"timed\": {}}}",
+             \"flops\": {flops}, \"workspace\": {}, \"zeroed\": {}, \"timed\": {}}}",
             operands.join(", "),
             launches.join(", "),
             plan.workspace_bytes,
+            plan.zeroed_bytes,
             self.is_timed
         );
     }
@@ -149,29 +153,20 @@ impl Cases {
 
     fn rows(&self) -> Result<()> {
         let widths: &[usize] = match self.is_timed {
-            true => &[256, 1024, 4096, 8192, 128_256],
-            false => &[1, 7, 64, 255, 1000, 1024, 1025, 4096, 5003, 8192, 20_000, 16_388, 40_961],
+            true => &[49, 64, 197, 256, 1024, 4096, 8192, 16_384, 32_000, 128_256],
+            false => &[
+                1, 7, 49, 64, 120, 197, 255, 1000, 1024, 1025, 4096, 5003, 8192, 16_384, 20_000, 16_388,
+                40_961,
+            ],
         };
         for scalar in FLOATS {
             for &columns in widths {
                 let total = self.large(scalar, 19 * columns, columns);
                 let rows = total / columns;
-                for is_log in [false, true] {
-                    let plan = rows::softmax(scalar, [rows, columns, 1], is_log)?;
-                    let what =
-                        format!("\"op\": \"softmax\", \"dims\": [{rows}, {columns}, 1], \"log\": {is_log}");
-                    let name = format!(
-                        "softmax{} {rows}x{columns} {}",
-                        if is_log { "_log" } else { "" },
-                        scalar.suffix()
-                    );
-                    if !(is_log && self.is_timed) {
-                        self.print(name, &what, &[(scalar, total), (scalar, total)], &plan);
-                    }
-                }
-                for (name, is_centred, with_skip) in
-                    [("layer", true, false), ("rms", false, false), ("skip_rms", false, true)]
-                {
+                self.softmax(scalar, [rows, columns, 1])?;
+                let norms = [("layer", true, false), ("rms", false, false), ("skip_rms", false, true)];
+                let is_usual = !self.is_timed || (256..32_000).contains(&columns);
+                for (name, is_centred, with_skip) in norms.into_iter().filter(|_| is_usual) {
                     self.norm(name, scalar, [rows, columns], [1, 0, 1], is_centred, with_skip)?;
                 }
             }
@@ -184,12 +179,36 @@ impl Cases {
                 let rows = self.large(scalar, 6 * columns, 3 * columns) / columns;
                 self.norm("group", scalar, [rows, columns], [3, groups, span], true, false)?;
             }
-            let [axis, inner] = [64, 1000];
-            let outer = self.large(scalar, 3 * axis * inner, axis * inner) / (axis * inner);
-            let plan = rows::softmax(scalar, [outer, axis, inner], false)?;
-            let what = format!("\"op\": \"softmax\", \"dims\": [{outer}, {axis}, {inner}], \"log\": false");
-            let total = outer * axis * inner;
-            let name = format!("softmax_inner {outer}x{axis}x{inner} {}", scalar.suffix());
+            // Few long rows, and rows enough for the last block of each to write it.
+            for (rows, columns) in
+                if self.is_timed { vec![(8, 128_256)] } else { vec![(3, 128_256), (220, 41_000)] }
+            {
+                self.softmax(scalar, [rows, columns, 1])?;
+            }
+            let inner: &[[usize; 2]] = match self.is_timed {
+                true => &[[64, 1000], [256, 64], [21, 4096], [1000, 128], [64, 49]],
+                false => &[[64, 1000], [300, 9], [5, 16], [1000, 24]],
+            };
+            for &[axis, inner] in inner {
+                let outer = self.large(scalar, 3 * axis * inner, axis * inner) / (axis * inner);
+                self.softmax(scalar, [outer, axis, inner])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn softmax(&self, scalar: Scalar, extents: [usize; 3]) -> Result<()> {
+        let [outer, axis, inner] = extents;
+        let total = outer * axis * inner;
+        for is_log in if self.is_timed { vec![false] } else { vec![false, true] } {
+            let plan = rows::softmax(scalar, extents, is_log)?;
+            let what =
+                format!("\"op\": \"softmax\", \"dims\": [{outer}, {axis}, {inner}], \"log\": {is_log}");
+            let name = format!(
+                "softmax{} {outer}x{axis}x{inner} {}",
+                if is_log { "_log" } else { "" },
+                scalar.suffix()
+            );
             self.print(name, &what, &[(scalar, total), (scalar, total)], &plan);
         }
         Ok(())

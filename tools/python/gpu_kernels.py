@@ -349,6 +349,8 @@ class Bench:
                 driver.upload(addresses[-1], data)
                 stored.append(decode(data.view(numpy.uint8), dtype))
         workspace = driver.allocate(case["workspace"]) if case["workspace"] else 0
+        if case["zeroed"]:
+            driver.fill(workspace, 0, case["zeroed"])
         for launch in self.bind(case, addresses, workspace):
             launch()
         driver.synchronize()
@@ -363,7 +365,8 @@ class Bench:
             if (data[count * size :] != 0xFF).any():
                 worst = float("inf")
             got, wanted = decode(data[: count * size].copy(), dtype), numpy.asarray(wanted, numpy.float64).ravel()
-            scale = numpy.maximum(numpy.abs(wanted), numpy.sqrt((wanted**2).mean()) + 1e-30)
+            least = 2.0**-14 if dtype == "f16" else 1e-30  # below it bits are lost
+            scale = numpy.maximum(numpy.abs(wanted), numpy.sqrt((wanted**2).mean()) + least)
             error = numpy.abs(got - wanted) / scale
             limit = 0.0 if case["what"]["op"] in EXACT else TOLERANCE[dtype]
             has_overflown = (numpy.abs(wanted) > 65504) & (dtype == "f16") & (got == numpy.copysign(numpy.inf, wanted))
@@ -401,6 +404,8 @@ class Bench:
                     driver.copy(at + offset, source, min(length, count * size - offset))
             at += (count * size + 511) // 256 * 256
         launches = self.bind(case, addresses, at)
+        if case["zeroed"]:
+            driver.fill(at, 0, case["zeroed"])
 
         def work():
             for launch in launches:

@@ -16,6 +16,8 @@ pub const CONSTANTS: usize = 12;
 pub const LENGTH: usize = 40;
 /// Temporaries.
 pub const TEMPS: usize = 4;
+/// Operands that a light program reads before it starts.
+const AHEAD: usize = 3;
 /// Elements from which threads compute eight at a time.
 const WIDE_TOTAL: usize = 1 << 20;
 
@@ -137,8 +139,8 @@ pub fn plan(program: &Program) -> Result<Plan> {
     if let Some(plan) = super::pointwise::plan(program, &dims, &strides, cost(program, total)) {
         return Ok(plan);
     }
-    let is_light = is_light(program) && dims[0].is_multiple_of(4);
-    let lanes = lanes(program, is_light, dims[0], total);
+    let kernel = Interpreter::new(program, dims[0], total);
+    let lanes = kernel.lanes;
     let is_vector = |k: usize| {
         let (own, operand, lanes) = (&strides[k], &program.operands[k], lanes as i64);
         lanes > 1
@@ -159,11 +161,8 @@ pub fn plan(program: &Program) -> Result<Plan> {
     args.push(parameters(program, total, &dims, &strides, is_vector));
     Ok(Plan {
         launches: vec![Launch {
-            symbol: match is_light {
-                true => format!("elementwise_light_v{lanes}"),
-                false => format!("elementwise_{}_v{lanes}", program.class.suffix()),
-            },
-            grid: [blocks(total / lanes), 1, 1],
+            symbol: format!("elementwise_{}_v{lanes}", kernel.name),
+            grid: [blocks((total / lanes).div_ceil(kernel.packs)), 1, 1],
             block: [scalar::THREADS, 1, 1],
             cluster: [1, 1, 1],
             shared_bytes: 0,
@@ -180,47 +179,52 @@ fn is_light(program: &Program) -> bool {
     let mut scalars = program.operands.iter().map(|operand| operand.scalar).chain([program.output]);
     program.class == Class::F32
         && scalars.all(Scalar::is_float)
-        && program.code.iter().all(|code| {
-            use MapOp::*;
-            let is_known = matches!(
-                code.op,
-                Move | Add
-                    | Subtract
-                    | ReverseSubtract
-                    | Multiply
-                    | Divide
-                    | ReverseDivide
-                    | Max
-                    | Min
-                    | Negate
-                    | Absolute
-                    | Reciprocal
-                    | Sqrt
-                    | Exp
-                    | Log
-                    | Tanh
-                    | Sigmoid
-                    | Silu
-                    | Erf
-                    | Gelu
-                    | GeluTanh
-                    | ToF16
-                    | ToBf16
-                    | ToF32
-            );
-            is_known && !matches!(code.source, Source::Temp(_))
-        })
+        && program
+            .code
+            .iter()
+            .all(|code| (is_quick(code.op) || is_slow(code.op)) && !matches!(code.source, Source::Temp(_)))
 }
 
-/// Elements of a thread. Eight where 16 bytes hold them, once that leaves threads enough to hide the reads.
-fn lanes(program: &Program, is_light: bool, inner: usize, total: usize) -> usize {
-    let mut scalars = program.operands.iter().map(|operand| operand.scalar).chain([program.output]);
-    let widest = match program.class {
-        Class::F32 if is_light && total >= WIDE_TOTAL && scalars.any(|scalar| scalar.bytes() < 4) => 8,
-        Class::F32 | Class::I64 => 4,
-        Class::F64 => 1,
-    };
-    [8, 4].into_iter().find(|&lanes| lanes <= widest && inner.is_multiple_of(lanes)).unwrap_or(1)
+/// Operators of light programs.
+fn is_quick(op: MapOp) -> bool {
+    use MapOp::*;
+    matches!(op, Move | Add | Subtract | ReverseSubtract | Multiply | Max | Min | Negate | Absolute)
+        || matches!(op, Exp | Sigmoid | Silu | Gelu | GeluTanh | ToF16 | ToBf16 | ToF32)
+}
+
+/// Those that need more registers.
+fn is_slow(op: MapOp) -> bool {
+    use MapOp::*;
+    matches!(op, Divide | ReverseDivide | Reciprocal | Sqrt | Log | Tanh | Erf)
+}
+
+/// The kernel that runs a program.
+struct Interpreter {
+    name: &'static str,
+    /// Neighbours that a thread computes at a time, and how many such packs it does.
+    lanes: usize,
+    packs: usize,
+}
+
+impl Interpreter {
+    /// Packs of eight where 16 bytes hold them, once that leaves threads enough to hide the reads.
+    fn new(program: &Program, inner: usize, total: usize) -> Interpreter {
+        let scalars = || program.operands.iter().map(|operand| operand.scalar).chain([program.output]);
+        let is_light = is_light(program) && inner.is_multiple_of(4);
+        let is_wide = is_light && total >= WIDE_TOTAL && inner.is_multiple_of(8);
+        let is_short = scalars().all(|scalar| scalar.bytes() == 2);
+        if is_wide && is_short && program.code.iter().all(|code| is_quick(code.op)) {
+            return Interpreter { name: "light_short", lanes: 8, packs: 2 };
+        }
+        if is_wide && scalars().any(|scalar| scalar.bytes() == 2) {
+            return Interpreter { name: "light", lanes: 8, packs: 1 };
+        }
+        if is_light {
+            return Interpreter { name: "light", lanes: 4, packs: 1 };
+        }
+        let lanes = if program.class != Class::F64 && inner.is_multiple_of(4) { 4 } else { 1 };
+        Interpreter { name: program.class.suffix(), lanes, packs: 1 }
+    }
 }
 
 fn check(program: &Program) -> Result<()> {
@@ -289,15 +293,16 @@ fn parameters(
         structure = structure.u8(place(k));
     }
     let is_ahead = |k: &usize| {
-        program.operands.get(*k).is_some_and(|operand| operand.scalar.is_float()) && is_vector(*k)
+        let is_float = program.operands.get(*k).is_some_and(|operand| operand.scalar.is_float());
+        is_float && (is_vector(*k) || strides[*k][0] == 0)
     };
-    let ahead = (0..2).take_while(is_ahead).count();
-    let has_positions = (0..OPERANDS).any(|k| !matches!(place(k), PLACE_DENSE | PLACE_FRONT));
-    structure = structure
-        .u8(program.output as u8)
-        .u8(program.code.len() as u8)
-        .u8(has_positions.into())
-        .u8(ahead as u8);
+    let ahead = (0..AHEAD).take_while(is_ahead).count();
+    let places = || (0..OPERANDS).map(place);
+    let positions = match () {
+        () if places().any(|place| place == PLACE_STRIDED) => 2,
+        () => u8::from(places().any(|place| !matches!(place, PLACE_DENSE | PLACE_FRONT))),
+    };
+    structure = structure.u8(program.output as u8).u8(program.code.len() as u8).u8(positions).u8(ahead as u8);
     for code in &program.code {
         let (kind, index) = match code.source {
             Source::None => (0, 0),
@@ -305,7 +310,8 @@ fn parameters(
             Source::Temp(index) => (2, index),
             Source::Constant(index) => (3, index),
         };
-        structure = structure.u8(code.op as u8).u8(kind).u8(index).u8(code.temp);
+        let has_temp = matches!(code.op, MapOp::Store | MapOp::Select);
+        structure = structure.u8(code.op as u8).u8(kind).u8(index).u8(if has_temp { code.temp } else { 0 });
     }
     for _ in program.code.len()..LENGTH {
         structure = structure.u8(0).u8(0).u8(0).u8(0);
@@ -373,7 +379,7 @@ pub fn units(arch: Text) -> [Unit; 2] {
         name: "elementwise".into(),
         texts: vec![arch, scalar::TEXT, math, own],
         defines,
-        kernels: ["f32_v1", "f32_v4", "f64_v1", "i64_v1", "i64_v4", "light_v4", "light_v8"]
+        kernels: ["f32_v1", "f32_v4", "f64_v1", "i64_v1", "i64_v4", "light_v4", "light_v8", "light_short_v8"]
             .map(|suffix| kernel(format!("elementwise_{suffix}")))
             .into(),
     };

@@ -3,7 +3,7 @@
 use super::launch::{Arg, Plan};
 use super::layout::contiguous;
 use super::scalar::{self, Scalar, Structure, blocks, kernel, launch, overlapping, pointer};
-use super::unit::{Text, Unit};
+use super::unit::{Kernel, Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 
@@ -74,7 +74,9 @@ pub fn extreme(is_max: bool, scalar: Scalar, dims: &[usize], axis: usize, is_las
     if by_block && is_innermost && scalar.is_float() && problem.count.is_multiple_of(width) {
         let symbol = format!("find_extreme_row_{}_v{width}", scalar.suffix());
         let grid = problem.outputs.min(GRID_LIMIT) as u32;
-        return Ok(problem.launch(symbol, grid, op, scalar, Scalar::I64, is_last));
+        let mut plan = problem.launch(symbol, grid, op, scalar, Scalar::I64, is_last);
+        plan.launches[0].block[0] = EXTREME_THREADS;
+        return Ok(plan);
     }
     let (name, grid) = match by_block {
         true => ("find_extreme_block", problem.outputs as u32),
@@ -102,6 +104,15 @@ impl Cut {
         if stride == 1 {
             let is_wide = problem.count.is_multiple_of(width) && divides(&problem.kept);
             let width = if is_wide { width } else { 1 };
+            // Short rows that follow each other go through shared memory; a block begins with a whole pack.
+            let pack = 16 / scalar.bytes();
+            let tile_rows = TILE_BYTES / scalar.bytes() / problem.count / pack * pack;
+            let is_dense = matches!(problem.kept[..], [] | [(_, _)])
+                && problem.kept.iter().all(|&(_, s)| s == problem.count as i64);
+            if problem.count <= 128 && is_dense && tile_rows > 0 && problem.outputs >= 1024 {
+                let grid = [problem.outputs.div_ceil(tile_rows) as u32, 1, 1];
+                return Some(Cut { name: "reduce_tile", width: pack, grid, parts: 1, part_count: tile_rows });
+            }
             if width == 1 && problem.count <= 64 {
                 let grid = [problem.outputs.div_ceil(32).min(GRID_LIMIT) as u32, 1, 1];
                 return Some(Cut { name: "reduce_few", width, grid, parts: 1, part_count: problem.count });
@@ -136,6 +147,10 @@ impl Cut {
     }
 }
 
+/// Threads that look for the extreme of a row of neighbours.
+const EXTREME_THREADS: u32 = 512;
+/// Shared memory of a block for short rows.
+const TILE_BYTES: usize = 16 << 10;
 /// Blocks along x at most; kernels walk on from there.
 const GRID_LIMIT: usize = 1 << 20;
 /// Blocks that fill a large chip at one time.
@@ -188,7 +203,10 @@ impl Problem {
     }
 
     fn in_vectors(&self, cut: &Cut, op: Reduction, scalar: Scalar) -> Plan {
-        let symbol = format!("{}_{}_v{}", cut.name, scalar.suffix(), cut.width);
+        let symbol = match cut.name {
+            "reduce_tile" => format!("{}_{}", cut.name, scalar.suffix()),
+            name => format!("{name}_{}_v{}", scalar.suffix(), cut.width),
+        };
         let parameters = self.parameters(op, scalar, scalar, false, (cut.parts, cut.part_count));
         let cost = self.cost(scalar, scalar);
         if cut.parts == 1 {
@@ -264,6 +282,7 @@ impl Problem {
 
 /// What the build compiles.
 pub fn unit(arch: Text) -> Unit {
+    let tile = Text { path: "device/tile_rows.cu", text: include_str!("../../device/tile_rows.cu") };
     let own = Text { path: "device/reduce.cu", text: include_str!("../../device/reduce.cu") };
     let mut defines: Vec<(String, String)> = NAMES
         .iter()
@@ -271,6 +290,8 @@ pub fn unit(arch: Text) -> Unit {
         .map(|(number, name)| (format!("REDUCE_{name}"), number.to_string()))
         .collect();
     defines.push(("REDUCE_RANK".into(), RANK.to_string()));
+    defines.push(("EXTREME_THREADS".into(), EXTREME_THREADS.to_string()));
+    defines.push(("TILE_BYTES".into(), TILE_BYTES.to_string()));
     let exact =
         ["reduce_parts", "reduce_block", "reduce_thread", "find_extreme_block", "find_extreme_thread"];
     let mut kernels: Vec<_> = exact
@@ -281,10 +302,15 @@ pub fn unit(arch: Text) -> Unit {
         let suffixes = ["f32_v4", "f16_v8", "bf16_v8", "f32_v1", "f16_v1", "bf16_v1"];
         kernels.extend(suffixes.map(|suffix| kernel(format!("{name}_{suffix}"))));
     }
+    kernels.extend(["f32", "f16", "bf16"].map(|suffix| kernel(format!("reduce_tile_{suffix}"))));
     kernels.extend(["f32_v1", "f16_v1", "bf16_v1"].map(|suffix| kernel(format!("reduce_few_{suffix}"))));
-    kernels
-        .extend(["f32_v4", "f16_v8", "bf16_v8"].map(|suffix| kernel(format!("find_extreme_row_{suffix}"))));
-    Unit { name: "reduce".into(), texts: vec![arch, scalar::TEXT, own], defines, kernels }
+    kernels.extend(
+        ["f32_v4", "f16_v8", "bf16_v8"].map(|suffix| Kernel {
+            threads: EXTREME_THREADS,
+            ..kernel(format!("find_extreme_row_{suffix}"))
+        }),
+    );
+    Unit { name: "reduce".into(), texts: vec![arch, scalar::TEXT, tile, own], defines, kernels }
 }
 
 #[cfg(test)]

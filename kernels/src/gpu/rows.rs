@@ -1,7 +1,7 @@
 //! Softmax along an axis, and normalisation of rows.
 
 use super::launch::{Arg, Plan};
-use super::scalar::{self, Scalar, Structure, blocks, kernel, launch, overlapping, pointer};
+use super::scalar::{self, Scalar, Structure, kernel, launch, overlapping, pointer};
 use super::unit::{Kernel, Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
@@ -23,30 +23,115 @@ pub fn softmax(scalar: Scalar, [outer, axis, inner]: [usize; 3], is_log: bool) -
     if elements == 0 {
         return Ok(Plan::default());
     }
-    let cost = Cost { flops: 4.0 * elements as f64, bytes: 2.0 * (elements * scalar.bytes()) as f64 };
-    let (suffix, is_log) = (scalar.suffix(), Arg::U32(is_log.into()));
-    // A long row of doubles has the kernel for lines alone.
-    let held = Held::new(axis, width(scalar, axis));
-    if inner == 1 && (held.is_some() || scalar != Scalar::F64) {
-        let width = width(scalar, axis);
-        let sizes = [outer, axis].map(|size| Arg::U32(size as u32));
-        let args = [pointer(0), pointer(1)].into_iter().chain(sizes).chain([is_log]).collect();
-        let vector = format!("{suffix}_v{width}");
-        if let Some(held) = held {
-            return Ok(held.launch("softmax", &vector, outer, args, cost));
+    let bytes = (elements * scalar.bytes()) as f64;
+    let cost = Cost { flops: 4.0 * elements as f64, bytes: 2.0 * bytes };
+    let rows = Rows { scalar, rows: outer, columns: axis, width: width(scalar, axis), cost };
+    if inner == 1 {
+        if let Some(tile_rows) = rows.tile_rows() {
+            return Ok(rows.softmax_tile(tile_rows, is_log));
         }
-        let mut plan =
-            launch(format!("softmax_long_{vector}"), [outer.min(GRID_LIMIT) as u32, 1, 1], args, cost);
-        plan.launches[0].block[0] = LONG_THREADS;
-        return Ok(overlapping(plan));
+        if let Some(held) = Held::new(axis, rows.width) {
+            let args = rows.softmax_args(&[pointer(0), pointer(1)], &[], is_log);
+            return Ok(held.launch("softmax", &rows.vector(), outer, args, cost));
+        }
+        if scalar != Scalar::F64 {
+            return Ok(rows.softmax_in_parts(is_log));
+        }
     }
-    let sizes = [outer, axis, inner].map(|size| Arg::U32(size as u32));
-    let args = [pointer(0), pointer(1)].into_iter().chain(sizes).chain([is_log]).collect();
-    Ok(overlapping(launch(format!("softmax_line_{suffix}"), [blocks(outer * inner), 1, 1], args, cost)))
+    Ok(softmax_lines(scalar, [outer, axis, inner], is_log, cost))
 }
 
-/// Threads for a row that no registers hold.
-const LONG_THREADS: u32 = 1024;
+/// An axis that is not the innermost, or that no other kernel takes.
+fn softmax_lines(scalar: Scalar, extents: [usize; 3], is_log: bool, cost: Cost) -> Plan {
+    let [outer, axis, inner] = extents;
+    let width = width(scalar, inner);
+    let shapes = line_shapes(width);
+    let holds = |&&(threads, across, reads): &&(u32, usize, usize)| axis <= threads as usize / across * reads;
+    let &(threads, across, reads) = shapes.iter().find(holds).unwrap_or(&shapes[shapes.len() - 1]);
+    let args = [pointer(0), pointer(1)].into_iter().chain(extents.map(|extent| Arg::U32(extent as u32)));
+    let args = args.chain([Arg::U32(is_log.into())]).collect();
+    let blocks = (outer * (inner / width)).div_ceil(across);
+    let symbol = line_symbol(&format!("{}_v{width}", scalar.suffix()), (threads, across, reads));
+    let mut plan = launch(symbol, [blocks as u32, 1, 1], args, cost);
+    plan.launches[0].block[0] = threads;
+    overlapping(plan)
+}
+
+/// Threads of a block, those of them that work on different lines, and the packs that each holds; fewest first.
+fn line_shapes(width: usize) -> &'static [(u32, usize, usize)] {
+    match width {
+        1 => &[(256, 32, 8), (1024, 32, 8)],
+        4 => &[(128, 32, 8), (128, 8, 4), (128, 8, 8), (256, 8, 8), (512, 8, 8), (1024, 8, 8)],
+        _ => &[(128, 32, 8), (128, 8, 4), (128, 8, 8), (256, 8, 8), (512, 8, 8), (1024, 8, 4)],
+    }
+}
+
+fn line_symbol(vector: &str, (threads, across, reads): (u32, usize, usize)) -> String {
+    format!("softmax_lines{across}x{threads}_{vector}x{reads}")
+}
+
+/// Rows along the innermost dimension, and the elements of one read of them.
+struct Rows {
+    scalar: Scalar,
+    rows: usize,
+    columns: usize,
+    width: usize,
+    cost: Cost,
+}
+
+impl Rows {
+    /// As symbols spell type and width.
+    fn vector(&self) -> String {
+        format!("{}_v{}", self.scalar.suffix(), self.width)
+    }
+
+    fn softmax_args(&self, pointers: &[Arg], extra: &[u32], is_log: bool) -> Vec<Arg> {
+        let sizes = [self.rows as u32, self.columns as u32].into_iter().chain(extra.iter().copied());
+        pointers.iter().cloned().chain(sizes.chain([is_log.into()]).map(Arg::U32)).collect()
+    }
+
+    /// Rows of a block, where they are short and not whole packs; a block begins with a whole pack.
+    fn tile_rows(&self) -> Option<usize> {
+        let is_short = self.width == 1 && self.columns <= TILE_COLUMNS && self.scalar.is_float();
+        let fitting = TILE_BYTES / self.scalar.bytes() / self.columns;
+        let pack = 16 / self.scalar.bytes();
+        is_short.then(|| fitting / pack * pack).filter(|&tile_rows| tile_rows > 0)
+    }
+
+    fn softmax_tile(&self, tile_rows: usize, is_log: bool) -> Plan {
+        let lanes = if self.columns <= 64 { 8 } else { 32 };
+        let symbol = format!("softmax_tile{lanes}_{}", self.scalar.suffix());
+        let args = self.softmax_args(&[pointer(0), pointer(1)], &[tile_rows as u32], is_log);
+        overlapping(launch(symbol, [self.rows.div_ceil(tile_rows) as u32, 1, 1], args, self.cost))
+    }
+
+    /// Rows that no block's registers hold: blocks share one.
+    fn softmax_in_parts(&self, is_log: bool) -> Plan {
+        let parts_of = |reads: usize| self.columns.div_ceil(PART_THREADS as usize * self.width * reads);
+        // Few rows are cut finer, so that there is a block for every compute unit.
+        let reads = if self.width == 1 || self.rows * parts_of(8) >= 256 { 8 } else { 2 };
+        let parts = parts_of(reads);
+        let count_bytes = (self.rows * COUNT_BYTES).next_multiple_of(256) as u64;
+        let masses = Arg::Workspace { offset_bytes: count_bytes };
+        let counts = Arg::Workspace { offset_bytes: 0 };
+        let args = self.softmax_args(&[pointer(0), masses, counts, pointer(1)], &[], is_log);
+        let grid = [parts as u32, self.rows.min(65_535) as u32, 1];
+        let mut plan = launch(format!("softmax_parts_{}x{reads}", self.vector()), grid, args, self.cost);
+        plan.launches[0].block[0] = PART_THREADS;
+        plan.zeroed_bytes = count_bytes;
+        plan.workspace_bytes = count_bytes + (self.rows * parts * MASS_BYTES) as u64;
+        overlapping(plan)
+    }
+}
+
+/// Shared memory of a block for short rows, and the columns of the longest.
+const TILE_BYTES: usize = 16 << 10;
+const TILE_COLUMNS: usize = 256;
+/// Threads of a part of a long row.
+const PART_THREADS: u32 = 256;
+/// What a part leaves, a maximum and a sum, and two counts of the blocks of a row.
+const MASS_BYTES: usize = 8;
+const COUNT_BYTES: usize = 8;
 /// Blocks along x at most; kernels walk on from there.
 const GRID_LIMIT: usize = 1 << 20;
 
@@ -59,54 +144,72 @@ fn width(scalar: Scalar, columns: usize) -> usize {
 /// Threads whose registers hold a row together, and the reads of each.
 #[derive(Clone, Copy)]
 struct Held {
-    /// `None`: one wave.
-    threads: Option<u32>,
+    lanes: u32,
     reads: usize,
 }
 
 /// The shapes that the device texts are compiled for, narrowest first, by elements of a read.
-fn shapes(width: usize) -> &'static [(Option<u32>, usize)] {
+fn shapes(width: usize) -> &'static [(u32, usize)] {
     match width {
-        1 => &[(None, 4), (Some(128), 4), (Some(256), 8)],
-        4 => &[(None, 2), (None, 4), (Some(128), 2), (Some(128), 4), (Some(256), 4), (Some(256), 8)],
-        _ => &[(None, 1), (None, 2), (Some(128), 1), (Some(128), 2), (Some(256), 2), (Some(512), 2)],
+        1 => &[(32, 4), (128, 4), (256, 8)],
+        4 => &[(8, 2), (8, 4), (32, 2), (32, 4), (128, 2), (128, 4), (256, 4), (512, 4), (1024, 4)],
+        _ => &[(8, 1), (8, 2), (32, 1), (32, 2), (128, 1), (128, 2), (256, 2), (512, 2), (1024, 2)],
     }
 }
 
 impl Held {
     /// The fewest threads that hold `columns`; `None` where none do.
     fn new(columns: usize, width: usize) -> Option<Held> {
-        let mut all = shapes(width).iter().map(|&(threads, reads)| Held { threads, reads });
-        all.find(|held| columns <= held.threads.unwrap_or(32) as usize * width * held.reads)
+        let mut all = shapes(width).iter().map(|&(lanes, reads)| Held { lanes, reads });
+        all.find(|held| columns <= held.lanes as usize * width * held.reads)
     }
 
     fn symbol(self, operator: &str, vector: &str) -> String {
-        let shape = self.threads.map_or("wave".to_owned(), |threads| format!("block{threads}"));
-        format!("{operator}_{shape}_{vector}x{}", self.reads)
+        format!("{operator}_row{}_{vector}x{}", self.lanes, self.reads)
     }
 
-    /// A kernel of `operator` over `rows` rows.
+    /// Threads of a block: rows narrower than a block share one.
+    fn threads(self) -> u32 {
+        if self.lanes < 128 { scalar::THREADS } else { self.lanes }
+    }
+
+    /// A kernel of `operator` over `rows` rows. Where blocks are many, each works on several, one after the other,
+    /// if that hides more than it costs: reading the next row meanwhile.
     fn launch(self, operator: &str, vector: &str, rows: usize, args: Vec<Arg>, cost: Cost) -> Plan {
-        let grid = if self.threads.is_none() { rows.div_ceil(8) } else { rows };
-        let grid = [grid.min(GRID_LIMIT) as u32, 1, 1];
+        let blocks = rows.div_ceil((self.threads() / self.lanes) as usize);
+        let most = match self.lanes {
+            1024 if operator != "softmax" => 8,
+            _ if vector.starts_with("f32") || vector.starts_with("f64") => 1,
+            _ => 2,
+        };
+        let turns = (blocks / BLOCKS).clamp(1, most);
+        let grid = [blocks.div_ceil(turns).min(GRID_LIMIT) as u32, 1, 1];
         let mut plan = launch(self.symbol(operator, vector), grid, args, cost);
-        plan.launches[0].block[0] = self.threads.unwrap_or(scalar::THREADS);
+        plan.launches[0].block[0] = self.threads();
         overlapping(plan)
     }
 
     /// Every kernel of `operator` for vectors of these names.
     fn kernels(operator: &str, vectors: &[&str]) -> Vec<Kernel> {
         let each = |vector: &&str| -> Vec<Kernel> {
-            let width = vector.rsplit('v').next().and_then(|width| width.parse().ok()).unwrap_or(1);
-            let compiled = |&(threads, reads): &(Option<u32>, usize)| Kernel {
-                threads: threads.unwrap_or(scalar::THREADS),
-                ..kernel(Held { threads, reads }.symbol(operator, vector))
+            let width = width_of(vector);
+            let compiled = |&(lanes, reads): &(u32, usize)| {
+                let held = Held { lanes, reads };
+                Kernel { threads: held.threads(), ..kernel(held.symbol(operator, vector)) }
             };
             shapes(width).iter().map(compiled).collect()
         };
         vectors.iter().flat_map(each).collect()
     }
 }
+
+/// Elements of a read, from its name.
+fn width_of(vector: &str) -> usize {
+    vector.rsplit('v').next().and_then(|width| width.parse().ok()).unwrap_or(1)
+}
+
+/// Blocks that are left where a block takes several rows.
+const BLOCKS: usize = 1024;
 
 /// A normalisation of rows: `y = (x - mean) / sqrt(variance + epsilon) * gamma + beta`, `x = input + skip + bias`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -164,7 +267,8 @@ pub fn norm(problem: &RowNorm) -> Result<Plan> {
         return Ok(norm_in_parts(problem, args, width, &suffix, cost));
     };
     let args = args.into_iter().chain([norm_parameters(problem, 1, problem.columns)]).collect();
-    Ok(held.launch("normalize", &suffix, problem.rows, args, cost))
+    let adds = has.sum || has.skip || has.bias;
+    Ok(held.launch(if adds { "add_normalize" } else { "normalize" }, &suffix, problem.rows, args, cost))
 }
 
 /// Rows that no block's registers hold: the moments of their parts first. `args`: as [`norm`] numbers the operands.
@@ -203,22 +307,37 @@ fn norm_parameters(problem: &RowNorm, parts: usize, part_columns: usize) -> Arg 
 /// What the build compiles.
 pub fn units(arch: Text) -> [Unit; 2] {
     let vectors = ["f32_v4", "f16_v8", "bf16_v8", "f32_v1", "f16_v1", "bf16_v1", "f64_v1"];
+    let pack = Text { path: "device/pack.cu", text: include_str!("../../device/pack.cu") };
+    let row = Text { path: "device/row.cu", text: include_str!("../../device/row.cu") };
+    let tile = Text { path: "device/tile_rows.cu", text: include_str!("../../device/tile_rows.cu") };
     let softmax = Text { path: "device/softmax.cu", text: include_str!("../../device/softmax.cu") };
     let norm = Text { path: "device/norm.cu", text: include_str!("../../device/norm.cu") };
-    let kernels = |names: &[&str], suffixes: &[&str]| -> Vec<_> {
+    let kernels = |names: &[&str], suffixes: &[&str]| -> Vec<Kernel> {
         let each = |name: &&str| suffixes.iter().map(|suffix| kernel(format!("{name}_{suffix}"))).collect();
         names.iter().flat_map(|name| -> Vec<_> { each(name) }).collect()
     };
     let mut softmaxes = Held::kernels("softmax", &vectors);
-    let long = kernels(&["softmax_long"], &vectors[..6]);
-    softmaxes.extend(long.into_iter().map(|kernel| Kernel { threads: LONG_THREADS, ..kernel }));
-    softmaxes.extend(kernels(&["softmax_line"], &["f32", "f16", "bf16", "f64"]));
+    for vector in &vectors[..6] {
+        let reads: &[usize] = if width_of(vector) == 1 { &[8] } else { &[2, 8] };
+        let part = |reads: &usize| kernel(format!("softmax_parts_{vector}x{reads}"));
+        softmaxes.extend(reads.iter().map(|reads| Kernel { threads: PART_THREADS, ..part(reads) }));
+    }
+    for vector in vectors {
+        let line =
+            |&shape: &(u32, usize, usize)| Kernel { threads: shape.0, ..kernel(line_symbol(vector, shape)) };
+        softmaxes.extend(line_shapes(width_of(vector)).iter().map(line));
+    }
+    softmaxes.extend(kernels(&["softmax_tile8", "softmax_tile32"], &["f32", "f16", "bf16"]));
     let mut norms = Held::kernels("normalize", &vectors);
+    norms.extend(Held::kernels("add_normalize", &vectors));
     norms.extend(kernels(&["norm_moments", "norm_apply"], &vectors));
     let unit = |name: &str, own: Text, kernels| Unit {
         name: name.into(),
-        texts: vec![arch, scalar::TEXT, own],
-        defines: Vec::new(),
+        texts: vec![arch, scalar::TEXT, pack, row, tile, own],
+        defines: vec![
+            ("TILE_BYTES".into(), TILE_BYTES.to_string()),
+            ("PART_THREADS".into(), PART_THREADS.to_string()),
+        ],
         kernels,
     };
     [unit("softmax", softmax, softmaxes), unit("norm", norm, norms)]
