@@ -49,6 +49,13 @@ __device__ __forceinline__ void triangle(W *to, const W *from, u32 total, u32 ro
     to[at] = keeps ? from[at] : (W)0;
 }
 
+// Matrices [rows][columns] of `value` on diagonal k and zero elsewhere.
+template <class W> __device__ __forceinline__ void diagonal(W *to, u32 total, u32 columns, int k, u64 value) {
+    begin_kernel();
+    u32 at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at < total) to[at] = (i64)(at % columns) - at / columns == k ? (W)value : (W)0;
+}
+
 // to[o][d][n] = values[indices[o][n] == d], indices counted from the end when negative. values: off, on.
 template <class W, class I>
 __device__ __forceinline__ void one_hot(W *to, const I *indices, const W *values, u32 total, u32 depth, u32 inner) {
@@ -109,6 +116,10 @@ __device__ __forceinline__ void gather_nd(W *to, const W *from, const i64 *indic
     extern "C" __global__ void __launch_bounds__(256) triangle_b##BYTES(                                          \
         void *to, const void *from, u32 total, u32 rows, u32 columns, int diagonal, u32 is_upper) {               \
         triangle((W *)to, (const W *)from, total, rows, columns, diagonal, is_upper);                             \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256)                                                             \
+        diagonal_b##BYTES(void *to, u32 total, u32 columns, int k, u64 value) {                                   \
+        diagonal((W *)to, total, columns, k, value);                                                              \
     }                                                                                                             \
     extern "C" __global__ void __launch_bounds__(256)                                                             \
         one_hot_b##BYTES(void *to, const void *indices, const void *values, u32 type, u32 total, u32 depth, u32 inner) { \

@@ -403,7 +403,15 @@ typedef struct tenon_kv_pool_args {
 
 /* One batched sampling step over logits in device memory. Since 1.0. All pointers are device addresses, borrowed until
  * the work is done. temperatures, top_k, top_p and min_p hold batch entries; 0 temperature is greedy; top_k 0, top_p 1
- * and min_p 0 switch a filter off; seeds holds batch uint64_t. */
+ * and min_p 0 switch a filter off; seeds holds batch uint64_t.
+ *   order       scores count from the largest down, equal ones by position. A row keeps its first top_k, of those the
+ *               shortest run that makes up top_p of their probability at this temperature (one token at least), and of
+ *               those the ones at least min_p as probable as the likeliest. Probabilities are as precise as f32
+ *   greedy      the first of the largest scores; also where the temperature is NaN or negative, or where no score is above
+ *               minus infinity. NaN scores are never chosen, except the first token of a row of nothing else
+ *   seeds       a row's draw depends on its seed and its scores alone, not on its place in the batch: one seed gives one
+ *               random number, so a host gives each step of a sequence a seed of its own
+ *   log_probs   natural logarithms of the tokens' probabilities in the rows as they are: no temperature, no filter */
 typedef struct tenon_sample_args {
     size_t struct_size;
     tenon_stream* stream;

@@ -75,6 +75,13 @@ pub fn triangle(
     each("triangle", element_bytes, total, args)
 }
 
+/// A matrix `[rows, columns]` with the elements `bits` on diagonal `k`, zero elsewhere. Operands: 0 the result.
+pub fn diagonal(element_bytes: usize, [rows, columns]: [usize; 2], k: i32, bits: u64) -> Result<Plan> {
+    let sizes = [rows * columns, columns].map(|size| Arg::U32(size as u32));
+    let args = [pointer(0)].into_iter().chain(sizes).chain([Arg::I32(k), Arg::I64(bits as i64)]).collect();
+    each("diagonal", element_bytes, rows * columns, args)
+}
+
 /// `[outer, depth, inner]` from indices `[outer, inner]` of type `index`. Operands: 0 the result, 1 the indices, 2 the
 /// values off and on.
 pub fn one_hot(element_bytes: usize, index: Scalar, [outer, depth, inner]: [usize; 3]) -> Result<Plan> {
@@ -132,7 +139,7 @@ pub fn gather_nd(
 /// What the build compiles.
 pub fn unit(arch: Text) -> Unit {
     let own = Text { path: "device/index.cu", text: include_str!("../../device/index.cu") };
-    let names = ["pad_mirrored", "triangle", "one_hot", "reverse_sequence", "gather_nd"];
+    let names = ["pad_mirrored", "triangle", "diagonal", "one_hot", "reverse_sequence", "gather_nd"];
     Unit {
         name: "index".into(),
         texts: vec![arch, scalar::TEXT, own],

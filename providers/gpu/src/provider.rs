@@ -167,7 +167,10 @@ fn with_missing(
     if built.as_ref().is_ok_and(|images| compiler::is_complete(images, arch)) {
         return built;
     }
-    let Some(compiler) = compiler() else { return built };
+    let Some(compiler) = compiler() else {
+        let missing = "; the vendor's run-time compiler, which could make them, is not installed";
+        return built.map_err(|error| Error::unsupported(error.message + missing));
+    };
     let mut images = built.unwrap_or_default();
     compiler::add_missing(&mut images, arch, &compiler, compiler::default_folder().as_deref())?;
     Ok(images)

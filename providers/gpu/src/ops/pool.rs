@@ -2,6 +2,7 @@
 
 use tenon_kernels::gpu::pool::{self, Nearest, Pool, Pooling, ResizeDim};
 use tenon_kernels::gpu::scalar::Scalar;
+use tenon_kernels::gpu::window::{self, Filter};
 use tenon_plugin_api::{Error, Result};
 
 use super::conv::{Window, three};
@@ -89,12 +90,15 @@ struct Resize {
     axes: Vec<usize>,
     coordinates: Coordinates,
     nearest: Option<Nearest>,
+    /// One axis after the other with this kernel.
+    filter: Option<Filter>,
 }
 
 impl Operator for Resize {
     fn expand(&self, cx: &mut Expansion<'_, '_>) -> Result<()> {
         let (x, scalar) = (cx.dims(0)?, cx.scalar(0)?);
         let mut dims: Vec<ResizeDim> = x.iter().map(|&size| unchanged(size)).collect();
+        let mut factors = vec![1.0; x.len()];
         for (index, &axis) in self.axes.iter().enumerate() {
             let input = x[axis];
             let (output, factor) = match (&self.sizes, &self.scales) {
@@ -103,15 +107,38 @@ impl Operator for Resize {
                 (None, None) => return Err(Error::internal("a resize without scales")),
             };
             dims[axis] = self.mapping(input, output, factor);
+            factors[axis] = factor;
         }
         let shape: Vec<usize> = dims.iter().map(|dim| dim.output).collect();
         let input = cx.input(0)?;
         if shape == x && self.scales.as_ref().is_none_or(|scales| scales.iter().all(|&scale| scale == 1.0)) {
             return cx.view(0, input, 0, &shape);
         }
+        if let Some(filter) = self.filter {
+            return resample(cx, &dims, &factors, filter);
+        }
         let y = cx.output(0, scalar, &shape)?;
         cx.run(pool::resize(scalar, &dims, self.nearest), &[Some(y), Some(input)])
     }
+}
+
+/// Resamples one axis after the other, the innermost first; what lies between is f32.
+fn resample(cx: &mut Expansion<'_, '_>, dims: &[ResizeDim], factors: &[f32], filter: Filter) -> Result<()> {
+    let (mut value, mut from) = (cx.input(0)?, cx.scalar(0)?);
+    let (scalar, mut shape) = (from, cx.dims(0)?);
+    let changed: Vec<usize> =
+        (0..dims.len()).rev().filter(|&axis| dims[axis] != unchanged(shape[axis])).collect();
+    for (step, &axis) in changed.iter().enumerate() {
+        shape[axis] = dims[axis].output;
+        let is_last = step + 1 == changed.len();
+        let to = if is_last { scalar } else { Scalar::F32 };
+        let next = if is_last { cx.output(0, to, &shape)? } else { cx.scratch(to, &shape)? };
+        let (outer, inner) = (shape[..axis].iter().product(), shape[axis + 1..].iter().product());
+        let plan = window::resample((from, to), outer, dims[axis], inner, factors[axis], filter);
+        cx.run(plan, &[Some(next), Some(value)])?;
+        (value, from) = (next, to);
+    }
+    Ok(())
 }
 
 fn unchanged(size: usize) -> ResizeDim {
@@ -157,7 +184,7 @@ fn resize(l: &Lowering<'_>) -> Lowered {
             "ceil" => Nearest::Ceil,
             _ => Nearest::PreferFloor,
         }),
-        "linear" => None,
+        "linear" | "cubic" => None,
         other => return Err(Decline(format!("resizing of mode '{other}' has no GPU kernel"))),
     };
     let coordinates = match l.node.text_or("coordinate_transformation_mode", "half_pixel")? {
@@ -169,12 +196,17 @@ fn resize(l: &Lowering<'_>) -> Lowered {
         "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
         other => return Err(Decline(format!("coordinates '{other}' have no GPU kernel"))),
     };
-    let plain = l.node.int_or("antialias", 0)? == 0
-        && l.node.int_or("exclude_outside", 0)? == 0
-        && l.node.text_or("keep_aspect_ratio_policy", "stretch")? == "stretch";
-    if !plain {
-        return Err(Decline::new("antialiasing, exclude_outside and aspect ratios have no GPU kernel"));
+    if l.node.text_or("keep_aspect_ratio_policy", "stretch")? != "stretch" {
+        return Err(Decline::new("aspect ratios that are kept have no GPU kernel"));
     }
+    let is_cubic = l.node.text_or("mode", "nearest")? == "cubic";
+    let filter = Filter {
+        cubic: if is_cubic { Some(l.node.float_or("cubic_coeff_a", -0.75)?) } else { None },
+        excludes_outside: l.node.int_or("exclude_outside", 0)? != 0,
+        is_antialiased: l.node.int_or("antialias", 0)? != 0,
+    };
+    let is_filtered = is_cubic || filter.excludes_outside || filter.is_antialiased;
+    let filter = (nearest.is_none() && is_filtered).then_some(filter);
     let axes: Vec<usize> = match l.node.ints("axes")? {
         Some(axes) => axes.iter().map(|&axis| axis_of(axis, rank)).collect::<std::result::Result<_, _>>()?,
         None => (0..rank).collect(),
@@ -196,5 +228,5 @@ fn resize(l: &Lowering<'_>) -> Lowered {
     if count != Some(axes.len()) {
         return Err(Decline::new("scales or sizes are not constants, one for each axis"));
     }
-    Ok(Box::new(Resize { scales, sizes, axes, coordinates, nearest }))
+    Ok(Box::new(Resize { scales, sizes, axes, coordinates, nearest, filter }))
 }
