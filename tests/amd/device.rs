@@ -40,6 +40,7 @@ pub fn upload(machine: &Machine, scalar: Scalar, values: &[f64]) -> (u64, Vec<f6
         Scalar::I16 => put(machine, values, |v| v as i16, f64::from),
         Scalar::U32 => put(machine, values, |v| v as u32, f64::from),
         Scalar::U64 => put(machine, values, |v| v as u64, |v| v as f64),
+        other => panic!("{other:?} has no values of its own here"),
     }
 }
 
@@ -60,6 +61,7 @@ pub fn download(machine: &Machine, scalar: Scalar, address: u64, count: usize) -
         Scalar::I16 => take::<i16>(machine, address, count, f64::from),
         Scalar::U32 => take::<u32>(machine, address, count, f64::from),
         Scalar::U64 => take::<u64>(machine, address, count, |v| v as f64),
+        other => panic!("{other:?} has no values of its own here"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Without the compiler that `cargo xtask kernels` installs the tests say so and pass.
 
 mod attention;
+mod cast;
 #[path = "../codegen/compiler.rs"]
 mod compiler;
 mod device;
@@ -10,3 +11,4 @@ mod harness;
 mod matmul;
 mod mistake;
 mod product;
+mod quantize;

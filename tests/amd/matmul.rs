@@ -5,12 +5,13 @@ use half::{bf16, f16};
 use tenon_emulator::{Class, Error, Report};
 use tenon_kernels::gpu::launch::Plan;
 use tenon_kernels::gpu::matmul::{
-    A, Activation, B, BIAS, Bias, D, Element, Epilogue, Kind, Layout, M_SCALE, Matrix, N_SCALE, Output,
-    Problem, RESIDUAL, mfma, nbits, plan_for,
+    A, A_BLOCKS, Activation, B, B_BLOCKS, BIAS, BLOCK, Bias, D, Element, Epilogue, Kind, Layout, M_SCALE,
+    Matrix, N_SCALE, Output, Problem, RESIDUAL, UP, mfma, nbits, plan_for,
 };
 use tenon_kernels::gpu::scalar::Scalar;
 
 use crate::harness::{Machine, assert_close};
+use mfma::blocks::{self, Side};
 
 /// A matrix in device memory, and what it holds by batch, row and column.
 struct Operand {
@@ -18,7 +19,7 @@ struct Operand {
     values: Vec<f64>,
 }
 
-fn e4m3(bits: u8) -> f64 {
+pub fn e4m3(bits: u8) -> f64 {
     let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f64::from(bits & 7));
     let magnitude = match (exponent, bits & 7) {
         (15, 7) => f64::NAN,
@@ -26,6 +27,11 @@ fn e4m3(bits: u8) -> f64 {
         _ => (1.0 + mantissa / 8.0) * 2f64.powi(exponent - 7),
     };
     if bits & 0x80 != 0 { -magnitude } else { magnitude }
+}
+
+pub fn e2m1(code: u8) -> f64 {
+    let magnitude = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(code & 7)];
+    if code & 8 != 0 { -magnitude } else { magnitude }
 }
 
 fn number(element: Element, bytes: &[u8]) -> f64 {
@@ -74,6 +80,56 @@ fn operand(
     Operand { address: machine.upload(&memory), values }
 }
 
+/// The same with a random scale for each block along K, whose products stay near one. `values` are scaled ones; the second
+/// result is the address of the packed scales: A's by the device, B's by the host.
+fn scaled_operand(
+    machine: &Machine,
+    random: &mut fastrand::Rng,
+    (element, side): (Element, Side),
+    [count, rows, k]: [usize; 3],
+    matrix: &Matrix,
+) -> (Operand, u64) {
+    let (per_byte, blocks) = (element.values(), k / BLOCK);
+    let elements = (count - 1) * matrix.batch_stride + (rows - 1) * matrix.row_stride + k / per_byte;
+    let mut memory = vec![0xffu8; elements.next_multiple_of(4)];
+    let highest = if element == Element::MXFP4 { 125 } else { 127 };
+    let scales: Vec<u8> = (0..count * rows * blocks).map(|_| random.u8(highest - 8..=highest)).collect();
+    let mut values = Vec::with_capacity(count * rows * k);
+    for at in 0..count * rows * k / per_byte {
+        let (row, column) = (at / (k / per_byte), at % (k / per_byte));
+        let place = row / rows * matrix.batch_stride + row % rows * matrix.row_stride + column;
+        let scale = 2f64.powi(i32::from(scales[row * blocks + column * per_byte / BLOCK]) - 127);
+        memory[place] = match element {
+            Element::MXFP4 => random.u8(..),
+            _ => random_element(random, Element::E4M3)[0],
+        };
+        match element {
+            Element::MXFP4 => {
+                values.extend([memory[place] & 15, memory[place] >> 4].map(|code| e2m1(code) * scale));
+            }
+            _ => values.push(e4m3(memory[place]) * scale),
+        }
+    }
+    let packed_bytes = blocks::packed_bytes(element, rows, k);
+    let packed = match side {
+        Side::A => {
+            let packed = machine.poisoned(count * packed_bytes);
+            let plan = blocks::pack_plan(machine.family.name, element, side, [count, rows, k]);
+            machine
+                .run(&plan.expect("a plan"), &[packed, machine.upload(&scales)])
+                .expect("scales are packed");
+            packed
+        }
+        Side::B => {
+            let matrices = scales.chunks(rows * blocks);
+            let packed: Vec<u8> =
+                matrices.flat_map(|scales| blocks::pack(element, side, [rows, k], scales)).collect();
+            machine.upload(&packed)
+        }
+    };
+    (Operand { address: machine.upload(&memory), values }, packed)
+}
+
 /// The type of operands with the elements of a result.
 fn as_element(output: Output) -> Element {
     match output {
@@ -114,14 +170,15 @@ pub fn problem(kind: Kind, [m, n, k]: [usize; 3], batches: usize, gap: usize) ->
         Matrix { row_stride, batch_stride, share, is_constant: false }
     };
     let Layout { is_a_transposed, is_b_transposed } = kind.layout;
+    let stored = k / kind.input.values();
     Problem {
         kind,
         m,
         n,
         k,
         batches,
-        a: if is_a_transposed { spaced(k, m, words, false) } else { spaced(m, k, words, false) },
-        b: if is_b_transposed { spaced(n, k, words, true) } else { spaced(k, n, words, true) },
+        a: if is_a_transposed { spaced(k, m, words, false) } else { spaced(m, stored, words, false) },
+        b: if is_b_transposed { spaced(n, stored, words, true) } else { spaced(k, n, words, true) },
         d: spaced(m, n, 1, false),
         epilogue: Epilogue::default(),
     }
@@ -153,10 +210,22 @@ pub fn run(machine: &Machine, what: &str, problem: &Problem, plan: &Plan) -> Res
     let count = |matrix: &Matrix| batches.div_ceil(matrix.share.clamp(1, batches));
     let a_shape = if is_a_transposed { [k, m] } else { [m, k] };
     let b_shape = if is_b_transposed { [n, k] } else { [k, n] };
-    let mut upload = |element, shape: [usize; 2], matrix: &Matrix| {
+    let mut upload = |element: Element, shape: [usize; 2], matrix: &Matrix| {
         operand(machine, &mut random, element, [count(matrix), shape[0], shape[1]], matrix)
     };
-    let (a, b) = (upload(kind.input, a_shape, &problem.a), upload(kind.input, b_shape, &problem.b));
+    let ((a, a_blocks), (b, b_blocks)) = if kind.input.has_blocks() {
+        let mut random = fastrand::Rng::with_seed(problem.n as u64 * 31 + problem.k as u64);
+        let mut upload = |side, rows, matrix: &Matrix| {
+            scaled_operand(machine, &mut random, (kind.input, side), [count(matrix), rows, k], matrix)
+        };
+        (upload(Side::A, m, &problem.a), upload(Side::B, n, &problem.b))
+    } else {
+        ((upload(kind.input, a_shape, &problem.a), 0), (upload(kind.input, b_shape, &problem.b), 0))
+    };
+    let up = match epilogue.is_gated {
+        true => upload(kind.input, b_shape, &problem.b),
+        false => upload(Element::F32, [1, 1], &Matrix::packed(1)),
+    };
     let vector = |length: usize| Matrix::packed(length);
     let output = as_element(kind.output);
     let (m_scale, n_scale) =
@@ -168,9 +237,11 @@ pub fn run(machine: &Machine, what: &str, problem: &Problem, plan: &Plan) -> Res
     let elements = (batches - 1) * problem.d.batch_stride + (m - 1) * problem.d.row_stride + n;
     let result = machine.poisoned(elements * bytes);
 
-    let mut operands = [0u64; 7];
+    let mut operands = [0u64; 10];
+    (operands[A_BLOCKS], operands[B_BLOCKS]) = (a_blocks, b_blocks);
     (operands[A], operands[B], operands[D]) = (a.address, b.address, result);
     (operands[BIAS], operands[M_SCALE], operands[N_SCALE]) = (bias.address, m_scale.address, n_scale.address);
+    operands[UP] = up.address;
     operands[RESIDUAL] = residual.as_ref().map_or(0, |residual| residual.address);
     let report = machine.run(plan, &operands)?;
 
@@ -187,16 +258,20 @@ pub fn run(machine: &Machine, what: &str, problem: &Problem, plan: &Plan) -> Res
         memory[place..place + bytes].fill(0xff);
         let a_matrix = batch / problem.a.share.clamp(1, batches) * m * k;
         let b_matrix = batch / problem.b.share.clamp(1, batches) * n * k;
-        let term = |x: usize| {
-            let left = if is_a_transposed { x * m + row } else { row * k + x };
-            let right = if is_b_transposed { column * k + x } else { x * n + column };
-            a.values[a_matrix + left] * b.values[b_matrix + right]
+        let product = |right: &[f64]| {
+            let term = |x: usize| {
+                let left = if is_a_transposed { x * m + row } else { row * k + x };
+                let at = if is_b_transposed { column * k + x } else { x * n + column };
+                a.values[a_matrix + left] * right[b_matrix + at]
+            };
+            (0..k).map(term).sum::<f64>() * f64::from(epilogue.alpha)
         };
-        let mut sum: f64 = (0..k).map(term).sum::<f64>() * f64::from(epilogue.alpha);
+        let mut sum = product(&b.values);
         sum *= if epilogue.has_m_scale { m_scale.values[row] } else { 1.0 };
         sum *= if epilogue.has_n_scale { n_scale.values[column] } else { 1.0 };
         sum += if epilogue.bias.is_some() { bias.values[column] } else { 0.0 };
         sum = activate(epilogue.activation, sum);
+        sum *= if epilogue.is_gated { product(&up.values) } else { 1.0 };
         if let Some(residual) = &residual {
             sum += f64::from(epilogue.beta) * residual.values[(batch * m + row) * n + column];
         }
@@ -209,14 +284,27 @@ pub fn run(machine: &Machine, what: &str, problem: &Problem, plan: &Plan) -> Res
         Output::F16 => 1.0 / 2048.0,
         _ => 0.0,
     };
-    let exact = if kind.input == Element::S8 { 0.0 } else { 2e-6 * (k as f64).sqrt() + 1e-6 };
+    let exact = match kind.input {
+        Element::S8 => 0.0,
+        // Values of up to 1.5.
+        Element::MXFP4 => 5e-6 * (k as f64).sqrt() + 1e-6,
+        _ => 2e-6 * (k as f64).sqrt() + 1e-6,
+    };
+    // Both factors are of the size of their sums.
+    let exact = if epilogue.is_gated { exact * (k as f64).sqrt() } else { exact };
     assert_close(what, &found, &wanted, exact, rounding);
     Ok(report)
 }
 
 /// Two steps and a part of K whose rows still start at words.
 pub fn odd_depth(kind: Kind, params: &mfma::Params) -> usize {
-    2 * params.bk(kind) as usize + params.bk(kind) as usize / 2 + 3
+    let behind = if kind.input.has_blocks() { BLOCK } else { 3 };
+    2 * params.bk(kind) as usize + params.bk(kind) as usize / 2 + behind
+}
+
+/// The end of a gated layer.
+fn gated(activation: Activation) -> Epilogue {
+    Epilogue { is_gated: true, alpha: 0.5, activation, ..Epilogue::default() }
 }
 
 #[test]
@@ -234,11 +322,14 @@ fn every_candidate_agrees_with_the_reference_for_each_of_its_kinds() {
                 let is_integer = kind.output == Output::I32;
                 // One row of tiles or two, columns that can be stored in eights or not.
                 let m = if turn % 2 == 0 { base.bm as usize + 3 } else { base.bm as usize - 5 };
-                let n = base.bn as usize + if turn % 3 == 0 { 8 } else { 5 };
+                let n = base.columns() as usize + if turn % 3 == 0 { 8 } else { 5 };
                 let k = odd_depth(kind, &base);
                 let mut problem = problem(kind, [m, n, k], 1 + usize::from(base.bm < 200), turn % 4 * 2);
                 let mut params = base;
-                if !is_integer {
+                if base.is_gated {
+                    problem.epilogue = gated(activations[1 + turn % 4]);
+                    params.splits = 1 + (turn % 3 == 1) as u32;
+                } else if !is_integer {
                     problem.epilogue = full_epilogue(&problem, activations[turn % 5]);
                     params.splits = 1 + (turn % 3 == 1) as u32;
                 }
@@ -263,6 +354,23 @@ fn the_planners_choice_serves_any_shape() {
                 let problem = problem(kind, shape, 1, 0);
                 let plan = plan_for(machine.family.name, &problem, &machine.chip());
                 let what = format!("{name} {shape:?} on {}", machine.family.name);
+                let plan = plan.unwrap_or_else(|error| panic!("{what}: {error}"));
+                run(&machine, &what, &problem, &plan).unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_planners_choice_serves_gated_layers_of_any_shape() {
+    for machine in Machine::all() {
+        for name in ["bf16_bf16_bf16_nt", "f16_f16_f16_nn"] {
+            let kind = Kind::parse(name).expect("a kind");
+            for shape in [[1, 130, 258], [17, 40, 1030], [150, 200, 96]] {
+                let mut problem = problem(kind, shape, 1, 2);
+                problem.epilogue = gated(Activation::Silu);
+                let plan = plan_for(machine.family.name, &problem, &machine.chip());
+                let what = format!("gated {name} {shape:?} on {}", machine.family.name);
                 let plan = plan.unwrap_or_else(|error| panic!("{what}: {error}"));
                 run(&machine, &what, &problem, &plan).unwrap_or_else(|error| panic!("{what}: {error}"));
             }
@@ -301,7 +409,8 @@ fn main_loops_have_no_bank_conflicts_and_the_planned_counts() {
         for candidate in &mfma::table(arch).expect("the table is embedded").candidates {
             let params = candidate.params;
             // The waves of a stream take steps in turn: no step is one wave's.
-            if !candidate.kinds.contains(&kind) || params.schedule == mfma::Schedule::Stream {
+            let is_stream = params.schedule == mfma::Schedule::Stream;
+            if !candidate.kinds.contains(&kind) || is_stream || params.is_gated {
                 continue;
             }
             let [m, n] = [params.bm as usize, params.bn as usize];
@@ -343,6 +452,45 @@ fn e4m3_is_read_as_onnx_encodes_it() {
                 machine.family.name,
                 values[0]
             );
+        }
+    }
+}
+
+/// A block's scale may be any power of two, or NaN, which reaches its own row alone; every value of E2M1 counts.
+#[test]
+fn block_scales_of_any_byte_reach_their_own_block() {
+    for machine in Machine::all() {
+        for name in ["mxfp4_mxfp4_f32_nt", "mxfp8_mxfp8_f32_nt"] {
+            let kind = Kind::parse(name).expect("a kind");
+            if !blocks::is_supported(machine.family, kind.input).expect("a table") {
+                continue;
+            }
+            // Row r of A has in block r % 3 the value r and the scale of byte r, else zeros; B is ones.
+            let (m, n, k, per_byte) = (256, 32, 96, kind.input.values());
+            let problem = problem(kind, [m, n, k], 1, 0);
+            let plan = plan_for(machine.family.name, &problem, &machine.chip()).expect("a plan");
+            let code = |row: usize| if per_byte == 2 { row as u8 & 15 } else { (row as u8 & 0x80) | 0x38 };
+            let a: Vec<u8> = (0..m * k / per_byte)
+                .map(|at| (at / (k / per_byte), at % (k / per_byte) * per_byte))
+                .map(|(row, column)| if column == row % 3 * BLOCK + row % 16 * 2 { code(row) } else { 0 })
+                .collect();
+            let b = vec![if per_byte == 2 { 0x22 } else { 0x38u8 }; n * k / per_byte];
+            let a_scales: Vec<u8> =
+                (0..m * 3).map(|at| if at % 3 == at / 3 % 3 { (at / 3) as u8 } else { 200 }).collect();
+            let pack = |side, rows, scales: &[u8]| blocks::pack(kind.input, side, [rows, k], scales);
+            let result = machine.poisoned(m * n * 4);
+            let mut operands = [0u64; 10];
+            (operands[A], operands[B], operands[D]) = (machine.upload(&a), machine.upload(&b), result);
+            operands[A_BLOCKS] = machine.upload(&pack(Side::A, m, &a_scales));
+            operands[B_BLOCKS] = machine.upload(&pack(Side::B, n, &[127; 96]));
+            machine.run(&plan, &operands).unwrap_or_else(|error| panic!("{error}"));
+            for (row, values) in machine.download::<f32>(result, m * n).chunks(n).enumerate() {
+                let value = if per_byte == 2 { e2m1(code(row)) } else { e4m3(code(row)) };
+                // Past the range of the result it is infinite.
+                let wanted = (value * 2f64.powi(row as i32 - 127)) as f32;
+                let is_right = |found: &f32| if row == 255 { found.is_nan() } else { *found == wanted };
+                assert!(values.iter().all(is_right), "{name}, scale {row}: {values:?} for {wanted}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tenon_emulator::Mutation;
-use tenon_kernels::gpu::matmul::{Activation, Kind, mfma};
+use tenon_kernels::gpu::matmul::{Activation, Element, Kind, Layout, Output, mfma};
 
 use crate::harness::Machine;
 use crate::matmul::{full_epilogue, odd_depth, problem, run};
@@ -70,6 +70,54 @@ const MISTAKES: &[Mistake] = &[
     (mfma::Schedule::Stream, "waves do not wait for each other's sums", "        lds_barrier();", ""),
 ];
 
+/// Mistakes with block scales: the element, then as above.
+const BLOCK_MISTAKES: &[(Element, Mistake)] = &[
+    (
+        Element::MXFP4,
+        (
+            mfma::Schedule::PingPong,
+            "the scales of a step's first part for all of it",
+            "i % 2 + 2 * s);",
+            "i % 2);",
+        ),
+    ),
+    (
+        Element::MXFP8,
+        (mfma::Schedule::PingPong, "the other tile's scale", "j % 2 + 2 * s,", "(j + 1) % 2 + 2 * s,"),
+    ),
+    (
+        Element::MXFP8,
+        (
+            mfma::Schedule::PingPong,
+            "a wait that forgets the scales",
+            "half == kA0 ? kLoadsA + kScaleLoads",
+            "half == kA0 ? kLoadsA + kScaleLoads + 1",
+        ),
+    ),
+    (
+        Element::MXFP8,
+        (mfma::Schedule::Ring, "scales that do not move along K", "        scales.advance();\n", ""),
+    ),
+    (
+        Element::MXFP4,
+        (
+            mfma::Schedule::Ring,
+            "nibbles of one operand exchanged",
+            "pick(d, join(a), join(b)",
+            "pick(d, (join(a) >> 4 & 0x0f0f0f0f) | (join(a) << 4 & 0xf0f0f0f0), join(b)",
+        ),
+    ),
+    (
+        Element::MXFP4,
+        (
+            mfma::Schedule::Stream,
+            "every wave with the first step's scales",
+            "extent, p, min(tile.first + wave, tile.end - 1)",
+            "extent, p, tile.first",
+        ),
+    ),
+];
+
 /// A machine's candidate of a schedule, with a problem that uses everything it has.
 fn is_noticed(machine: &Machine, params: &mfma::Params, kind: Kind) -> bool {
     let shape = [params.bm as usize + 3, params.bn as usize + 5, odd_depth(kind, params)];
@@ -86,6 +134,27 @@ fn candidate(machine: &Machine, schedule: mfma::Schedule, layout: &str) -> Optio
     let kind = Kind::parse(&format!("bf16_bf16_bf16_{layout}")).expect("a kind");
     let mut usable = table.candidates.iter().filter(|candidate| candidate.kinds.contains(&kind));
     usable.find(|candidate| candidate.params.schedule == schedule).map(|found| (found.params, kind))
+}
+
+#[test]
+fn every_mistake_with_block_scales_is_noticed() {
+    let mut count = 0;
+    for family in Machine::all().iter().map(|machine| machine.family) {
+        for &(element, (schedule, what, from, to)) in BLOCK_MISTAKES {
+            let kind = Kind { input: element, output: Output::F32, layout: Layout::NT };
+            let table = mfma::table(family.name).expect("the table is embedded");
+            let mut usable = table.candidates.iter().filter(|candidate| candidate.kinds.contains(&kind));
+            let Some(found) = usable.find(|candidate| candidate.params.schedule == schedule) else {
+                continue;
+            };
+            let mut machine = Machine::new(family).expect("there was one before");
+            assert!(!is_noticed(&machine, &found.params, kind), "without a mistake, {element:?}");
+            machine.plant(&found.params.symbol(family.name, kind), from, to);
+            assert!(is_noticed(&machine, &found.params, kind), "{what}, {element:?} {}", schedule.name());
+            count += 1;
+        }
+    }
+    assert!(Machine::all().is_empty() || count == BLOCK_MISTAKES.len(), "{count} were planted");
 }
 
 #[test]

@@ -13,6 +13,10 @@ use fixture::{fixture, refusal};
 use tenon_kernels::gpu::unit::{Kernel, Planned, Text, Unit};
 use tenon_kernels::gpu::{arch, matmul, pack};
 
+const COMMON: Text = Text {
+    path: "arch/nvidia/primitives.cuh",
+    text: include_str!("../../kernels/arch/nvidia/primitives.cuh"),
+};
 const PRIMITIVES: Text =
     Text { path: "arch/sm90/primitives.cuh", text: include_str!("../../kernels/arch/sm90/primitives.cuh") };
 
@@ -76,7 +80,8 @@ fn every_kernel_of_every_family_passes_its_gates() {
 #[test]
 fn a_serialised_matrix_pipeline_fails_the_gate() {
     let Some(compiler) = Compiler::find() else { return };
-    let log = refusal(&compiler, "sm90", fixture(&[PRIMITIVES], "serialised", kernel("serialised", 128)));
+    let log =
+        refusal(&compiler, "sm90", fixture(&[COMMON, PRIMITIVES], "serialised", kernel("serialised", 128)));
     assert!(log.contains("C7511"), "{log}");
 }
 

@@ -98,31 +98,85 @@ def occupancy(target, registers, lds_bytes, threads):
     return groups * waves / SIMDS, limit
 
 
+def blocks(lines):
+    """(ranges [first, behind] of basic blocks, the blocks that may follow each)."""
+    starts = {0} | {at for at, line in enumerate(lines) if line.label}
+    branches = {at: re.match(r"s_c?branch\w*\s+(\S+)", line.text) for at, line in enumerate(lines)}
+    ends = ("s_branch", "s_endpgm", "s_setpc")
+    starts |= {at + 1 for at, line in enumerate(lines) if branches[at] or line.mnemonic.startswith(ends)}
+    starts = sorted(at for at in starts if at < len(lines))
+    ranges = list(zip(starts, starts[1:] + [len(lines)]))
+    number = {first: block for block, (first, _) in enumerate(ranges)}
+    labels = {line.label: number[at] for at, line in enumerate(lines) if line.label}
+    following = []
+    for block, (_, behind) in enumerate(ranges):
+        last = lines[behind - 1]
+        branch = branches[behind - 1]
+        next_blocks = {labels[branch[1]]} if branch and branch[1] in labels else set()
+        if not last.mnemonic.startswith(ends) and block + 1 < len(ranges):
+            next_blocks.add(block + 1)
+        following.append(next_blocks)
+    return ranges, following
+
+
+def dominators(following):
+    """For each block the blocks that every path to it passes, as bits; all bits for one that no path reaches."""
+    preceding = [[] for _ in following]
+    for block, next_blocks in enumerate(following):
+        for other in next_blocks:
+            preceding[other].append(block)
+    everything = (1 << len(following)) - 1
+    found = [1] + [everything] * (len(following) - 1)
+    changed = True
+    while changed:
+        changed = False
+        for block in range(1, len(following)):
+            common = everything
+            for other in preceding[block]:
+                common &= found[other]
+            common |= 1 << block
+            changed |= common != found[block]
+            found[block] = common
+    return found, preceding
+
+
 def loops(lines):
-    """Ranges [first, last] of loops: from a label to the last branch back to it."""
-    places = {line.label: at for at, line in enumerate(lines) if line.label}
-    found = {}
-    for at, line in enumerate(lines):
-        branch = re.match(r"s_c?branch\w*\s+(\S+)", line.text)
-        first = places.get(branch[1], at + 1) if branch else at + 1
-        if first <= at:
-            found[first] = max(found.get(first, 0), at)
-    return sorted(found.items())
+    """The natural loops: for each block that a branch from a block behind it on every path goes back to, all blocks from
+    which that branch is reached without passing it. As sets of line numbers."""
+    if not lines:
+        return []
+    ranges, following = blocks(lines)
+    dominating, preceding = dominators(following)
+    bodies = {}
+    for tail, next_blocks in enumerate(following):
+        for head in next_blocks:
+            if not dominating[tail] >> head & 1:
+                continue
+            body = bodies.setdefault(head, {head})
+            open_blocks = [tail]
+            while open_blocks:
+                block = open_blocks.pop()
+                if block not in body:
+                    body.add(block)
+                    open_blocks.extend(preceding[block])
+    return [frozenset(at for block in body for at in range(*ranges[block])) for body in bodies.values()]
 
 
 def main_loop(lines):
-    """The innermost loop with most matrix instructions; without any, the longest innermost loop; or nothing."""
+    """The lines of the innermost loop with most matrix instructions, of two such the more deeply nested one, then the one
+    with less beside them; without matrix instructions the longest innermost loop; or nothing."""
     found = loops(lines)
-    matrix = lambda span: sum(line.mnemonic.startswith(("v_mfma", "v_smfmac")) for line in lines[span[0] : span[1] + 1])
-    counts = {span: matrix(span) for span in found}
-    if any(counts.values()):
-        found = [span for span in found if counts[span]]
-    inside = lambda a, b: a != b and b[0] <= a[0] and a[1] <= b[1]
-    innermost = [span for span in found if not any(inside(other, span) for other in found)]
+    matrix = lambda body: sum(lines[at].mnemonic.startswith(("v_mfma", "v_smfmac")) for at in body)
+    counts = {body: matrix(body) for body in found}
+    has_matrix = any(counts.values())
+    if has_matrix:
+        found = [body for body in found if counts[body]]
+    innermost = [body for body in found if not any(other < body for other in found)]
     if not innermost:
         return []
-    first, last = max(innermost, key=lambda span: (counts[span], span[1] - span[0]))
-    return lines[first : last + 1]
+    depth = lambda body: sum(body < other for other in found)
+    best = max(innermost, key=lambda body: (counts[body], depth(body), -len(body)) if has_matrix else (0, 0, len(body)))
+    return [lines[at] for at in sorted(best)]
 
 
 def mix(lines):

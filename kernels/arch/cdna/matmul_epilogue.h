@@ -9,7 +9,9 @@ typedef vec<float, MMA * MMA / 64> FloatAcc;
 typedef FloatAcc Sums[kTilesM][kTilesN];
 
 constexpr u32 kRunPitch = MMA == 16 ? 32 : 16;
-constexpr u32 kHalfRuns = kHalfN * MMA / kRunPitch, kRuns = kHalfRuns * HALVES;
+constexpr u32 kHalfRuns = kHalfN * MMA / kRunPitch, kSumRuns = kHalfRuns * HALVES;
+/// Those of D, and columns of D of a wave in one half.
+constexpr u32 kRuns = GATED ? kSumRuns / 2 : kSumRuns, kWaveColumns = kHalfN * MMA / (GATED && HALVES == 1 ? 2 : 1);
 
 /// First column of run `e` behind a lane's first one.
 DEVICE i32 run_column(u32 e) { return (i32)(e / kHalfRuns * (BN / HALVES) + e % kHalfRuns * kRunPitch); }
@@ -20,7 +22,7 @@ struct Place {
     static MEMBER Place of(const Tile& tile) {
         const u32 lane = lane_id(), wave = wave_id();
         return {tile.row + (i32)(wave / WAVES_N * (kHalfM * MMA) + lane % MMA),
-                tile.col + (i32)(wave % WAVES_N * (kHalfN * MMA) + lane / MMA * 8)};
+                tile.col + (i32)(wave % WAVES_N * kWaveColumns + lane / MMA * 8)};
     }
     MEMBER i32 row(u32 i) const { return first_row + (i32)(i / kHalfM * (BM / HALVES) + i % kHalfM * MMA); }
 };
@@ -38,6 +40,10 @@ struct Run {
         return run;
     }
 };
+/// Runs of the sums that belong to run `e` of D: of the gate, and of what it lets through.
+constexpr u32 gate_run(u32 e) { return HALVES == 2 ? e : 2 * e; }
+constexpr u32 up_run(u32 e) { return HALVES == 2 ? e + kHalfRuns : 2 * e + 1; }
+
 /// Those of a lane in one row.
 struct Row {
     Run runs[kRuns];
@@ -215,8 +221,15 @@ DEVICE void write_tile(Acc (&acc)[kTilesM][kTilesN], const Epilogue& e, const Pr
     for (u32 i = 0; i < kTilesM; i++) {
         Row row;
 #pragma unroll
-        for (u32 c = 0; c < kRuns; c++) row.runs[c] = Run::of(sums, i, c);
-        if constexpr (!kIsInteger) {
+        for (u32 c = 0; c < kRuns; c++) row.runs[c] = Run::of(sums, i, GATED ? gate_run(c) : c);
+        if constexpr (GATED) {
+            Row up;
+#pragma unroll
+            for (u32 c = 0; c < kRuns; c++) up.runs[c] = Run::of(sums, i, up_run(c));
+            row.each([&](float& v, u32, u32) { v *= alpha; });
+            apply_activation(row, p.flags & kActivationMask);
+            row.each([&](float& v, u32 c, u32 j) { v *= alpha * up.runs[c].at[j]; });
+        } else if constexpr (!kIsInteger) {
             const float factor = e.m_scale ? alpha * e.m_scale[min(at.row(i), p.m - 1)] : alpha;
             row.each([&](float& v, u32, u32) { v *= factor; });
             if (e.n_scale) row.each([&](float& v, u32 c, u32 j) { v *= scale.runs[c].at[j]; });

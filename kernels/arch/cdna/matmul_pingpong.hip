@@ -19,13 +19,17 @@ constexpr u32 kAhead[4] = {1, 1, 2, 2};
 constexpr u32 kRead[4][2] = {{kA0, kB0}, {kB1, kNothing}, {kA1, kNothing}, {kNothing, kNothing}};
 
 static_assert(HALVES == 2 && STAGES == 2 && WAVES_M == 2 && WAVES_N == 4, "the phases are made for this shape");
-static_assert(SHARED_BYTES == STAGES * (kStageA + kStageB), "the planner counts LDS otherwise");
+static_assert(SHARED_BYTES == STAGES * (kStageA + kStageB + kStageScales), "the planner counts LDS otherwise");
+static_assert(kScalesA % kScaleLoad == 0 && kScalesB % kScaleLoad == 0, "a wave loads scales of one operand");
 static_assert(kHasDirectLoads && !A_TRANSPOSED && !B_TRANSPOSED, "rows along K go straight into LDS");
 
 /// Loads of 16 bytes a lane for half an operand's tile.
 constexpr u32 kLoadsA = kStageA / 2 / (kThreads * 16), kLoadsB = kStageB / 2 / (kThreads * 16);
 static_assert(kLoadsA * kThreads * 32 == kStageA && kLoadsB * kThreads * 32 == kStageB, "whole loads");
-constexpr u32 loads_of(u32 half) { return half == kNothing ? 0 : half < kB0 ? kLoadsA : kLoadsB; }
+/// Scales of a whole step come with A0.
+constexpr u32 loads_of(u32 half) {
+    return half == kNothing ? 0 : half == kA0 ? kLoadsA + kScaleLoads : half < kB0 ? kLoadsA : kLoadsB;
+}
 
 constexpr u32 phase_loading(u32 half) {
     u32 phase = 0;
@@ -62,30 +66,45 @@ static_assert(is_free_when_loaded(kA0) && is_free_when_loaded(kA1) && is_free_wh
 struct Loop {
     Stream<2 * kLoadsA> a;
     Stream<2 * kLoadsB> b;
+    Scales scales;
     Reader read_a, read_b;
     /// LDS address of the wave's first direct load.
     u32 target;
+    u64 up_shift;
     u32x4 a_pieces[kHalfM][kRowPieces], b_pieces[2][kHalfN][kRowPieces];
+    u32 a_scales[2][kUnitsM], b_scales[2][kUnitsN];
     Acc acc[kTilesM][kTilesN];
 
     /// Starts the loads of a half into stage `STAGE`.
     template <u32 STAGE, u32 HALF> MEMBER void load() {
         if constexpr (HALF < kB0) {
             load_all<HALF * kLoadsA, STAGE * kStageA + HALF * (kStageA / 2), kLoadsA>(a);
+            if constexpr (HALF == kA0) scales.template load_all<STAGE>();
         } else {
-            load_all<(HALF - kB0) * kLoadsB, kOffsetB + STAGE * kStageB + (HALF - kB0) * (kStageB / 2), kLoadsB>(b);
+            load_all<(HALF - kB0) * kLoadsB, kOffsetB + STAGE * kStageB + (HALF - kB0) * (kStageB / 2), kLoadsB>(
+                b, HALF == kB1 ? up_shift : 0);
         }
     }
-    template <u32 FIRST, u32 AT, u32 COUNT, class S> MEMBER void load_all(S& stream) {
+    template <u32 FIRST, u32 AT, u32 COUNT, class S> MEMBER void load_all(S& stream, u64 shift = 0) {
         if constexpr (COUNT > 0) {
-            load_to_lds<AT>(stream.descriptor(), stream.offsets[FIRST], target);
-            load_all<FIRST + 1, AT + kThreads * 16, COUNT - 1>(stream);
+            load_to_lds<AT>(stream.descriptor(shift), stream.offsets[FIRST], target);
+            load_all<FIRST + 1, AT + kThreads * 16, COUNT - 1>(stream, shift);
         }
     }
 
     template <u32 STAGE, u32 HALF> MEMBER void read() {
         if constexpr (HALF < kB0) read_rows<STAGE * kStageA + HALF * (kStageA / 2), kHalfM>(read_a, a_pieces);
         else if constexpr (HALF < kNothing) read_rows<STAGE * kStageB + (HALF - kB0) * (kStageB / 2), kHalfN>(read_b, b_pieces[HALF - kB0]);
+        if constexpr (kHasBlocks && HALF == kA0) {
+            read_scales<STAGE * kStageScales, BM / 64 * kUnitScales, kUnitsM>(scales.at_a, a_scales);
+            read_scales<STAGE * kStageScales, BN / 64 * kUnitScales, kUnitsN>(scales.at_b, b_scales);
+        }
+    }
+    template <u32 AT, u32 HALF_BYTES, u32 UNITS, u32 I = 0> MEMBER void read_scales(Lds at, u32 (&words)[2][UNITS]) {
+        if constexpr (I < 2 * UNITS) {
+            words[I / UNITS][I % UNITS] = Scales::word<AT + I / UNITS * HALF_BYTES + I % UNITS * kUnitScales>(at);
+            read_scales<AT, HALF_BYTES, UNITS, I + 1>(at, words);
+        }
     }
     template <u32 AT, u32 TILES, u32 TILE = 0> MEMBER void read_rows(const Reader& reader, u32x4 (&pieces)[TILES][kRowPieces]) {
         if constexpr (TILE < TILES) {
@@ -108,7 +127,7 @@ struct Loop {
         read<STAGE, kRead[PHASE][0]>();
         read<STAGE, kRead[PHASE][1]>();
         if constexpr (!CUT) {
-            if constexpr (kLoaded[PHASE] == kA0) a.advance();
+            if constexpr (kLoaded[PHASE] == kA0) a.advance(), scales.advance();
             if constexpr (kLoaded[PHASE] == kB0) b.advance();
             load<(STAGE + kAhead[PHASE]) % STAGES, kLoaded[PHASE]>();
             if constexpr (outstanding(PHASE) < 63) wait_loads<outstanding(PHASE)>();
@@ -130,8 +149,9 @@ struct Loop {
             for (u32 i = 0; i < kHalfM; i++) {
 #pragma unroll
                 for (u32 j = 0; j < kHalfN; j++) {
-                    Product::run(acc[kQuadrantM * kHalfM + i][kQuadrantN * kHalfN + j],
-                                 &b_pieces[kQuadrantN][j][s * kPieces], &a_pieces[i][s * kPieces]);
+                    multiply_tile(acc[kQuadrantM * kHalfM + i][kQuadrantN * kHalfN + j],
+                                  &b_pieces[kQuadrantN][j][s * kPieces], &a_pieces[i][s * kPieces],
+                                  b_scales[kQuadrantN][j / 2 % kUnitsN], j % 2 + 2 * s, a_scales[kQuadrantM][i / 2 % kUnitsM], i % 2 + 2 * s);
                 }
             }
         }
@@ -150,7 +170,7 @@ struct Loop {
         load<0, kB0>();
         load<0, kB1>();
         load<0, kA1>();
-        a.advance();
+        a.advance(), scales.advance();
         load<1, kA0>();
         b.advance();
         load<1, kB0>();
@@ -169,6 +189,7 @@ struct Loop {
         if (bytes > 0) {
             read_a.move(stage * kStageA);
             read_b.move(stage * kStageB);
+            scales.move(stage * kStageScales);
             step<0, true>(bytes);
         }
         if (group == 0) wave_barrier();
@@ -188,6 +209,8 @@ KERNEL_ARGUMENTS {
                                  problem.n - tile.col, problem.k, tile);
     set_direct_offsets<false>(loop.a, problem.a_row);
     set_direct_offsets<true>(loop.b, problem.b_row);
+    loop.up_shift = shift_between(b, up);
+    loop.scales.start(a_blocks, b_blocks, problem, tile, lds);
     const u32 wave = wave_id();
     loop.read_a = Reader::of(lds, wave / WAVES_N * (kHalfM * MMA));
     loop.read_b = Reader::of(lds + kOffsetB, wave % WAVES_N * (kHalfN * MMA));

@@ -10,32 +10,42 @@
 //!   read 1           multiply 1, read 0 of t + 1, load step t + STAGES
 
 static_assert(HALVES == 1 && STAGES >= 2 && STAGES * kSteps % 2 == 0, "pieces are read into two sets of registers in turn");
-static_assert(SHARED_BYTES == STAGES * (kStageA + kStageB), "the planner counts LDS otherwise");
+static_assert(SHARED_BYTES == STAGES * (kStageA + kStageB + kStageScales), "the planner counts LDS otherwise");
+static_assert(kScalesA % kScaleLoad == 0 && kScalesB % kScaleLoad == 0, "a wave loads scales of one operand");
+static_assert(!GATED || kWaves == 4, "a load has rows of one matrix");
 static_assert(kHasDirectLoads && !A_TRANSPOSED && !B_TRANSPOSED, "rows along K go straight into LDS");
 
 /// Loads of 16 bytes a lane for an operand's tile.
-constexpr u32 kLoadsA = kStageA / (kThreads * 16), kLoadsB = kStageB / (kThreads * 16), kLoads = kLoadsA + kLoadsB;
+constexpr u32 kLoadsA = kStageA / (kThreads * 16), kLoadsB = kStageB / (kThreads * 16);
+constexpr u32 kLoads = kLoadsA + kLoadsB + kScaleLoads;
 static_assert(kLoadsA * kThreads * 16 == kStageA && kLoadsB * kThreads * 16 == kStageB, "whole loads");
 /// Loads that may be outstanding when the next step's data has arrived: those of the steps behind it.
 constexpr u32 kOutstanding = (STAGES - 2) * kLoads;
 static_assert(kOutstanding < 63, "vmcnt has six bits");
 
-constexpr u32 kTiles = kTilesM * kTilesN, kReads = (kTilesM + kTilesN) * kPieces;
+constexpr u32 kTiles = kTilesM * kTilesN, kScaleReads = kHasBlocks ? kUnitsM + kUnitsN : 0;
+constexpr u32 kReads = (kTilesM + kTilesN) * kPieces + kScaleReads;
 
 struct Loop {
     Stream<kLoadsA> a;
     Stream<kLoadsB> b;
+    Scales scales;
     Reader read_a, read_b;
     /// LDS address of the wave's first direct load.
     u32 target;
+    u64 up_shift;
     u32x4 a_pieces[2][kTilesM][kPieces], b_pieces[2][kTilesN][kPieces];
+    u32 a_scales[2][kUnitsM], b_scales[2][kUnitsN];
     Acc acc[kTilesM][kTilesN];
 
     template <u32 STAGE, u32 I> MEMBER void load() {
         if constexpr (I < kLoadsA) {
             load_to_lds<STAGE * kStageA + I * kThreads * 16>(a.descriptor(), a.offsets[I], target);
+        } else if constexpr (I >= kLoadsA + kLoadsB) {
+            scales.template load<STAGE, I - kLoadsA - kLoadsB>();
         } else {
-            load_to_lds<kOffsetB + STAGE * kStageB + (I - kLoadsA) * kThreads * 16>(b.descriptor(), b.offsets[I - kLoadsA], target);
+            load_to_lds<kOffsetB + STAGE * kStageB + (I - kLoadsA) * kThreads * 16>(
+                b.descriptor(GATED && (I - kLoadsA) % 2 ? up_shift : 0), b.offsets[I - kLoadsA], target);
         }
     }
     template <u32 STAGE, u32 I = 0> MEMBER void load_step() {
@@ -47,12 +57,18 @@ struct Loop {
     MEMBER void advance() {
         a.advance();
         b.advance();
+        scales.advance();
     }
 
-    /// Reads piece `I` of the kReads pieces of part `PART` into set `SET`. B comes first: one of A's then meets all of it.
+    /// Reads piece `I` of the kReads pieces of part `PART` into set `SET`. Scales and B come first: a piece of A then meets
+    /// all of them.
     template <u32 STAGE, u32 PART, u32 SET, u32 I> MEMBER void read() {
-        constexpr u32 kTile = I / kPieces, kPiece = I % kPieces;
-        if constexpr (kTile < kTilesN) {
+        constexpr u32 kTile = (I - kScaleReads) / kPieces, kPiece = (I - kScaleReads) % kPieces;
+        if constexpr (I < kScaleReads && I < kUnitsN) {
+            b_scales[SET][I] = Scales::part<STAGE * kStageScales + I * kUnitScales>(scales.at_b, PART);
+        } else if constexpr (I < kScaleReads) {
+            a_scales[SET][I - kUnitsN] = Scales::part<STAGE * kStageScales + (I - kUnitsN) * kUnitScales>(scales.at_a, PART);
+        } else if constexpr (kTile < kTilesN) {
             b_pieces[SET][kTile][kPiece] =
                 read_b.template piece<STAGE * kStageB + kTile * MMA * kRowBytes>(PART * kPieces + kPiece);
         } else {
@@ -83,7 +99,8 @@ struct Loop {
         if constexpr (TILE < kTiles) {
             constexpr u32 kWork = kReads + (PART + 1 == kSteps ? kLoads : 0);
             constexpr u32 i = TILE / kTilesN, j = TILE % kTilesN;
-            Product::run(acc[i][j], b_pieces[SET][j], a_pieces[SET][i]);
+            multiply_tile(acc[i][j], b_pieces[SET][j], a_pieces[SET][i], b_scales[SET][j / 2 % kUnitsN], j % 2,
+                          a_scales[SET][i / 2 % kUnitsM], i % 2);
             if constexpr (TILE * kWork / kTiles < (TILE + 1) * kWork / kTiles) {
                 work_all<STAGE, PART, SET, TILE * kWork / kTiles, (TILE + 1) * kWork / kTiles>();
                 part_schedule();
@@ -133,7 +150,11 @@ struct Loop {
                 for (u32 j = 0; j < kTilesN; j++) b_pieces[0][j][p] = in_depth(b_pieces[0][j][p], PART * kPieces + p, bytes);
             }
 #pragma unroll
-            for (u32 t = 0; t < kTiles; t++) Product::run(acc[t / kTilesN][t % kTilesN], b_pieces[0][t % kTilesN], a_pieces[0][t / kTilesN]);
+            for (u32 t = 0; t < kTiles; t++) {
+                const u32 i = t / kTilesN, j = t % kTilesN;
+                multiply_tile(acc[i][j], b_pieces[0][j], a_pieces[0][i], b_scales[0][j / 2 % kUnitsN], j % 2,
+                              a_scales[0][i / 2 % kUnitsM], i % 2);
+            }
             last<PART + 1>(bytes);
         }
     }
@@ -149,6 +170,7 @@ struct Loop {
         if (bytes > 0) {
             read_a.move(stage * kStageA);
             read_b.move(stage * kStageB);
+            scales.move(stage * kStageScales);
             last(bytes);
         }
         wait_loads<0>();
@@ -169,6 +191,8 @@ KERNEL_ARGUMENTS {
                                  problem.n - tile.col, problem.k, tile);
     set_direct_offsets<false>(loop.a, problem.a_row);
     set_direct_offsets<true>(loop.b, problem.b_row);
+    loop.up_shift = shift_between(b, up);
+    loop.scales.start(a_blocks, b_blocks, problem, tile, lds);
     loop.read_a = Reader::of(lds, wave / WAVES_N * (kTilesM * MMA));
     loop.read_b = Reader::of(lds + kOffsetB, wave % WAVES_N * (kTilesN * MMA));
     loop.target = lds_address(lds) + wave * 1024;

@@ -5,6 +5,7 @@
 //!   STAGES 1: step t   multiply t, barrier, write step t + 1, load step t + 2                      barrier
 
 static_assert(HALVES == 1 && (STAGES == 1 || STAGES == 2), "one stage or two");
+static_assert(!kHasBlocks, "scales go straight into LDS");
 static_assert(SHARED_BYTES == STAGES * (kStageA + kStageB), "the planner counts LDS otherwise");
 static_assert(sizeof(In) > 1 || (!A_TRANSPOSED && !B_TRANSPOSED), "bytes are not transposed");
 
@@ -26,28 +27,39 @@ template <bool IS_B, bool TRANSPOSED, u32 PIECES> struct Carrier {
     static constexpr u32 kLoads = TRANSPOSED ? kPieceElems : PIECES;
     static constexpr u32 kLoadBytes = TRANSPOSED ? PIECES * sizeof(In) : 16;
     static_assert(kLoadBytes == 4 || kLoadBytes == 8 || kLoadBytes == 16, "a load is one to four words");
+    /// Bytes from the gate to what it lets through, where this wave's loads, or every other one, are of that.
+    static constexpr bool kTakesTurns = GATED && IS_B && !TRANSPOSED && kWaves == 4;
+    static_assert(!GATED || kWaves == 4 || kWaves == 8, "a load of a wave has rows of one matrix");
     Stream<kLoads> stream;
+    u64 up_shift;
     u32 words[kLoads][kLoadBytes / 4];
 
-    MEMBER void start(const In* matrix, i32 first, i64 row_stride, i32 extent, i32 k, const Tile& tile) {
+    MEMBER void start(const In* matrix, i32 first, i64 row_stride, i32 extent, i32 k, const Tile& tile, u64 shift = 0) {
         stream.template start<TRANSPOSED>(matrix, first, row_stride, extent, k, tile);
+        const u32 first_row = wave_id() * 8 * (TRANSPOSED ? PIECES : 1);
+        up_shift = kTakesTurns || is_up(first_row) ? shift : 0;
         const u32 stride = (u32)(row_stride * sizeof(In));
 #pragma unroll
         for (u32 i = 0; i < kLoads; i++) {
             if constexpr (TRANSPOSED) {
-                stream.offsets[i] = (threadIdx.x % 8 * kPieceElems + i) * stride + threadIdx.x / 8 * kLoadBytes;
+                const u32 first_column = threadIdx.x / 8 * PIECES;
+                const u32 column = GATED && IS_B ? first_column / 64 * 32 + first_column % 32 : first_column;
+                stream.offsets[i] = (threadIdx.x % 8 * kPieceElems + i) * stride + column * (u32)sizeof(In);
             } else {
                 const u32 at = threadIdx.x + i * kThreads, row = at / 8;
-                stream.offsets[i] = (IS_B ? column_of(row) : row) * stride + at % 8 * 16;
+                stream.offsets[i] = (IS_B ? column_at(row) : row) * stride + at % 8 * 16;
             }
             keep(stream.offsets[i]);
         }
     }
     /// Starts the loads of the stream's step and goes on to the next.
     MEMBER void load() {
-        const Buffer buffer = buffer_of(stream.descriptor());
+        const Buffer buffer = buffer_of(stream.descriptor(GATED && !kTakesTurns ? up_shift : 0));
+        const Buffer up = kTakesTurns ? buffer_of(stream.descriptor(up_shift)) : buffer;
 #pragma unroll
-        for (u32 i = 0; i < kLoads; i++) buffer_load<kLoadBytes / 4>(words[i], buffer, stream.offsets[i]);
+        for (u32 i = 0; i < kLoads; i++) {
+            buffer_load<kLoadBytes / 4>(words[i], kTakesTurns && i % 2 ? up : buffer, stream.offsets[i]);
+        }
         stream.advance();
     }
     /// Word `w` of the piece of row `i` of a block: its elements from as many loads.
@@ -186,7 +198,8 @@ KERNEL_ARGUMENTS {
     const u32 wave = wave_id();
     Loop loop;
     loop.a.start(a + tile.batch / problem.a_share * problem.a_batch, tile.row, problem.a_row, problem.m - tile.row, problem.k, tile);
-    loop.b.start(b + tile.batch / problem.b_share * problem.b_batch, tile.col, problem.b_row, problem.n - tile.col, problem.k, tile);
+    loop.b.start(b + tile.batch / problem.b_share * problem.b_batch, tile.col, problem.b_row, problem.n - tile.col, problem.k, tile,
+                 shift_between(b, up));
     loop.read_a = Reader::of(lds, wave / WAVES_N * (kTilesM * MMA));
     loop.read_b = Reader::of(lds + kOffsetB, wave % WAVES_N * (kTilesN * MMA));
     clear(loop.acc);

@@ -11,6 +11,16 @@ static_assert(SHARED_BYTES == K_WAVES * BM * BN * 4, "the planner counts LDS oth
 template <u32 TILES> struct Rows {
     Stream<TILES> stream;
     u32x4 pieces[STAGES][TILES][kRowPieces];
+    static constexpr u32 kUnits = kHasBlocks ? TILES / 2 : 1;
+    ScaleStream scale_stream;
+    u32 scales[STAGES][kUnits];
+
+    MEMBER void start_scales(const u8* packed, u32 matrix, i32 first, i32 extent, const Problem& p, const Tile& tile, u32 wave) {
+        if constexpr (kHasBlocks) {
+            scale_stream.start(packed, matrix, first, 0, extent, p, min(tile.first + wave, tile.end - 1), stream.left, K_WAVES);
+        }
+    }
+    u64 up_shift;
 
     template <bool IS_B> MEMBER void start(const In* matrix, i32 first, i64 row_stride, i32 extent, i32 k, const Tile& tile, u32 wave) {
         Tile own = tile;
@@ -22,18 +32,31 @@ template <u32 TILES> struct Rows {
 #pragma unroll
         for (u32 t = 0; t < TILES; t++) {
             const u32 row = t * MMA + lane_id() % MMA;
-            stream.offsets[t] = (IS_B ? column_of(row) : row) * (u32)(row_stride * sizeof(In)) + lane_id() / MMA * 16;
+            stream.offsets[t] = (IS_B ? column_at(row) : row) * (u32)(row_stride * sizeof(In)) + lane_id() / MMA * 16;
             keep(stream.offsets[t]);
         }
     }
-    template <u32 SLOT> MEMBER void load() {
-        const Buffer buffer = buffer_of(stream.descriptor());
+    /// Two tiles of each 32 rows, every other of them of `up`.
+    template <u32 SLOT, bool IS_B> MEMBER void load() {
+        const Buffer buffer = buffer_of(stream.descriptor()), up = IS_B ? buffer_of(stream.descriptor(up_shift)) : buffer;
 #pragma unroll
         for (u32 t = 0; t < TILES; t++) {
 #pragma unroll
-            for (u32 i = 0; i < kRowPieces; i++) pieces[SLOT][t][i] = buffer_load16(buffer, stream.offsets[t] + i * kLanesK * 16);
+            for (u32 i = 0; i < kRowPieces; i++) {
+                pieces[SLOT][t][i] = buffer_load16(GATED && IS_B && t / 2 % 2 ? up : buffer, stream.offsets[t] + i * kLanesK * 16);
+            }
         }
         stream.advance();
+        if constexpr (kHasBlocks) {
+            const Buffer packed = buffer_of(scale_stream.descriptor());
+#pragma unroll
+            for (u32 u = 0; u < kUnits; u++) {
+                const u32 at = u * kUnitScales + lane_id() * kLaneScales;
+                if constexpr (kLaneScales == 4) scales[SLOT][u] = buffer_load4(packed, at);
+                else scales[SLOT][u] = buffer_load2(packed, at);
+            }
+            scale_stream.advance();
+        }
     }
     template <u32 SLOT> MEMBER void cut(i32 bytes) {
 #pragma unroll
@@ -58,8 +81,8 @@ struct Loop {
 
     template <u32 SLOT = 0> MEMBER void fill() {
         if constexpr (SLOT < STAGES) {
-            a.template load<SLOT>();
-            b.template load<SLOT>();
+            a.template load<SLOT, false>();
+            b.template load<SLOT, true>();
             fill<SLOT + 1>();
         }
     }
@@ -76,11 +99,14 @@ struct Loop {
 #pragma unroll
             for (u32 i = 0; i < kTilesM; i++) {
 #pragma unroll
-                for (u32 j = 0; j < kTilesN; j++) Product::run(acc[i][j], &b.pieces[SLOT][j][s * kPieces], &a.pieces[SLOT][i][s * kPieces]);
+                for (u32 j = 0; j < kTilesN; j++) {
+                    multiply_tile(acc[i][j], &b.pieces[SLOT][j][s * kPieces], &a.pieces[SLOT][i][s * kPieces],
+                                  b.scales[SLOT][j / 2 % b.kUnits], j % 2 + 2 * s, a.scales[SLOT][i / 2 % a.kUnits], i % 2 + 2 * s);
+                }
             }
         }
-        a.template load<SLOT>();
-        b.template load<SLOT>();
+        a.template load<SLOT, false>();
+        b.template load<SLOT, true>();
     }
     template <u32 SLOT = 0> MEMBER void round(i32& left, i32 bytes) {
         if constexpr (SLOT < STAGES) {
@@ -116,6 +142,9 @@ KERNEL_ARGUMENTS {
                         problem.k, tile, wave);
     loop.b.start<true>(b + tile.batch / problem.b_share * problem.b_batch, tile.col, problem.b_row, problem.n - tile.col,
                        problem.k, tile, wave);
+    loop.b.up_shift = shift_between(b, up);
+    loop.a.start_scales(a_blocks, tile.batch / problem.a_share, tile.row, problem.m, problem, tile, wave);
+    loop.b.start_scales(b_blocks, tile.batch / problem.b_share, tile.col, problem.n, problem, tile, wave);
     clear(loop.acc);
     i32 left = loop.a.stream.left;
     // The last step of the tile is the last one of one wave.

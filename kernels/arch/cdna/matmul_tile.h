@@ -6,7 +6,8 @@
 //!
 //! Definitions from the planner (`kernels/src/gpu/matmul/mfma`): SYMBOL; IN and OUT, element types; BM, BN, WAVES_M, WAVES_N;
 //! MMA, rows and columns of a matrix instruction; STAGES of LDS; HALVES; A_TRANSPOSED, B_TRANSPOSED: rows of the operand
-//! in memory run along M or N and not along K; SWIZZLE_SHIFT; SHARED_BYTES.
+//! in memory run along M or N and not along K; SWIZZLE_SHIFT; SHARED_BYTES; GATED: two matrices of B's shape are multiplied,
+//! `b`, the gate, and `up`, and a tile has BN / 2 columns of D.
 //!
 //! LDS holds an operand's tile as rows of 128 bytes along K, eight pieces of 16 bytes. Row r has piece p at place
 //! p ^ (r >> SWIZZLE_SHIFT & 7), so that neither writes of rows nor reads of columns meet in a bank:
@@ -78,10 +79,22 @@ struct Epilogue {
     const float* n_scale;
 };
 
-/// Declares the kernel. `parts` and `arrivals`: where workgroups that share a tile meet, see `add_parts`.
+/// Bytes from a gate to what it lets through.
+DEVICE u64 shift_between(const In* gate, const In* up) {
+    const u64 bytes = (u64)up - (u64)gate;
+    return GATED ? (u64)uniform((u32)bytes) | (u64)uniform((u32)(bytes >> 32)) << 32 : 0;
+}
+
+/// Declares the kernel. `a_blocks` and `b_blocks`: scales of blocks, see `matmul_blocks.h`. `parts` and `arrivals`: where workgroups that share a tile meet, see `add_parts`.
 #define KERNEL_ARGUMENTS                                                                                        \
     void SYMBOL(const In* a, const In* b, Out* d, const void* bias, const Out* residual, const float* m_scale,   \
-                const float* n_scale, f32x4* parts, u32* arrivals, Problem problem)
+                const float* n_scale, const u8* a_blocks, const u8* b_blocks, const In* up, f32x4* parts,       \
+                u32* arrivals, Problem problem)
+
+/// Columns of D in a tile. The rows of B's tile in LDS are those of the gate and those of what it lets through: halves of
+/// the tile where HALVES is 2, else groups of 32 in turn, so that a wave has both for the same columns.
+constexpr u32 kColumns = GATED ? BN / 2 : BN;
+static_assert(!GATED || (MMA == 16 && !kIsInteger && (HALVES == 2 || BN / WAVES_N % 64 == 0)), "a wave has both of each column");
 
 struct Tile {
     /// Number in the launch without splits; first row and column; first and end of K in steps.
@@ -111,7 +124,7 @@ DEVICE Tile tile_at(const Problem& p, u32 id) {
     const u32 height = min(p.row_tiles - first, p.group), at = inside - strip * span;
     const u32 col = at / height, row = first + at - col * height;
     // Quotients are computed in lanes' registers; loops count with them, and descriptors are made of them.
-    return {scalar(number), (i32)scalar(row * BM), (i32)scalar(col * BN), scalar(batch), scalar(split),
+    return {scalar(number), (i32)scalar(row * BM), (i32)scalar(col * kColumns), scalar(batch), scalar(split),
             scalar(step_of(p, split)), scalar(step_of(p, split + 1))};
 }
 
@@ -126,6 +139,13 @@ DEVICE u32 column_of(u32 row) {
     if (MMA == 16) return (row & ~31u) | (row >> 2 & 3) << 3 | (row >> 4 & 1) << 2 | (row & 3);
     return (row & ~15u) | (row >> 2 & 1) << 3 | (row >> 3 & 1) << 2 | (row & 3);
 }
+
+/// Column of D's tile that LDS row `row` of B belongs to, and whether it is a row of `up`.
+DEVICE u32 column_at(u32 row) {
+    if (!GATED) return column_of(row);
+    return HALVES == 2 ? column_of(row % (BN / 2)) : row / 64 * 32 + column_of(row % 32);
+}
+DEVICE bool is_up(u32 row) { return GATED && (HALVES == 2 ? row >= BN / 2 : row / 32 % 2); }
 
 /// Where a lane reads its pieces of an operand: of LDS row `first` + lane % MMA.
 struct Reader {
@@ -186,7 +206,8 @@ template <u32 LOADS> struct Stream {
         valid = left > 0 ? records : 0;
     }
     /// Put together where it is used: as one value the compiler may keep it where loads cannot read it.
-    MEMBER u32x4 descriptor() const { return buffer_descriptor(base, valid); }
+    /// `shift`: bytes from the matrix to another of its shape.
+    MEMBER u32x4 descriptor(u64 shift = 0) const { return buffer_descriptor(base + shift, valid); }
 
     /// To the next step.
     MEMBER void advance() {
@@ -204,7 +225,7 @@ template <bool kIsB, u32 LOADS> DEVICE void set_direct_offsets(Stream<LOADS>& st
     for (u32 i = 0; i < LOADS; i++) {
         const u32 row = (i * kWaves + wave) * 8 + lane / 8;
         const u32 piece = lane % 8 ^ (row >> SWIZZLE_SHIFT & 7);
-        stream.offsets[i] = (kIsB ? column_of(row) : row) * (u32)(row_stride * sizeof(In)) + piece * 16;
+        stream.offsets[i] = (kIsB ? column_at(row) : row) * (u32)(row_stride * sizeof(In)) + piece * 16;
         keep(stream.offsets[i]);
     }
 }

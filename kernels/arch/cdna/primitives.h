@@ -19,6 +19,9 @@ struct F16 { typedef u16 Bits; };
 struct F32 { typedef float Bits; };
 struct E4M3 { typedef u8 Bits; };
 struct S8 { typedef i8 Bits; };
+/// With a scale for each 32 along K: E4M3, and E2M1, of which a byte holds two.
+struct MXFP8 { typedef u8 Bits; };
+struct MXFP4 { typedef u8 Bits; };
 struct I32 { typedef i32 Bits; };
 
 /// The value of the first lane, for what is the same in all of them.
@@ -68,6 +71,13 @@ DEVICE u16 buffer_load2(Buffer buffer, u32 offset) { return __builtin_amdgcn_raw
 DEVICE void buffer_store16(Buffer buffer, u32 offset, u32x4 v) { __builtin_amdgcn_raw_buffer_store_b128(v, buffer, offset, 0, 0); }
 DEVICE void buffer_store4(Buffer buffer, u32 offset, u32 v) { __builtin_amdgcn_raw_buffer_store_b32(v, buffer, offset, 0, 0); }
 DEVICE void buffer_store2(Buffer buffer, u32 offset, u16 v) { __builtin_amdgcn_raw_buffer_store_b16(v, buffer, offset, 0, 0); }
+
+/// Starts 4 bytes a lane from `descriptor` + `offset` straight into LDS at `base` + `kAt` + 4 lane; counts one in vmcnt, which
+/// the compiler does not know.
+template <u32 kAt> DEVICE void load4_to_lds(u32x4 descriptor, u32 offset, u32 base) {
+    asm volatile("s_add_u32 m0, %2, %3\n\ts_nop 0\n\tbuffer_load_dword %0, %1, 0 offen lds"
+                 :: "v"(offset), "s"(descriptor), "s"(base), "i"(kAt) : "memory", "scc");
+}
 
 /// LDS address of `p` for a wave.
 DEVICE u32 lds_address(Lds p) { return __builtin_amdgcn_readfirstlane((u32)(unsigned long)p); }

@@ -27,6 +27,11 @@ DEVICE float f16_to_f32(u16 h) { return (float)__builtin_bit_cast(half, h); }
 DEVICE u16 f32_to_f16(float f) { return __builtin_bit_cast(u16, (half)f); }
 DEVICE u16 f64_to_f16(double f) { return __builtin_bit_cast(u16, (half)f); }
 
+// Adds to a word that other workgroups add to as well; what it was before.
+DEVICE u32 atomicAdd(u32 *at, u32 value) {
+    return __scoped_atomic_fetch_add(at, value, __ATOMIC_RELAXED, __MEMORY_SCOPE_DEVICE);
+}
+
 // Every kernel starts when the ones before it in the stream have ended.
 DEVICE void dependency_wait() {}
 DEVICE void dependency_launch() {}

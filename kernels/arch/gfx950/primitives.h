@@ -53,6 +53,30 @@ MMA_F32(32, __builtin_amdgcn_mfma_f32_32x32x2f32)
 MMA_E4M3(16, __builtin_amdgcn_mfma_scale_f32_16x16x128_f8f6f4)
 MMA_E4M3(32, __builtin_amdgcn_mfma_scale_f32_32x32x64_f8f6f4)
 
+/// Operands with E8M0 scales: a lane gives in one byte of a word the scale of its row or column lane % 16 and of K's block
+/// lane / 16. The number of the byte is part of the instruction: it must be known where calls are unrolled.
+#define MMA_BLOCKS(ELEMENT, PIECES, FORMAT, JOIN)                                                 \
+    template <> struct Mma<ELEMENT, 16> {                                                         \
+        typedef f32x4 Acc;                                                                        \
+        static constexpr u32 kPieces = PIECES;                                                    \
+        template <u32 A_BYTE, u32 B_BYTE>                                                         \
+        static __device__ __forceinline__ void issue(Acc& d, i32x8 a, i32x8 b, u32 a_scales, u32 b_scales) { \
+            d = __builtin_amdgcn_mfma_scale_f32_16x16x128_f8f6f4(a, b, d, FORMAT, FORMAT, A_BYTE, a_scales, B_BYTE, b_scales); \
+        }                                                                                         \
+        template <u32 I = 0>                                                                      \
+        static __device__ __forceinline__ void pick(Acc& d, i32x8 a, i32x8 b, u32 a_scales, u32 b_scales, u32 which) { \
+            if (which == I) issue<I / 4, I % 4>(d, a, b, a_scales, b_scales);                     \
+            else if constexpr (I < 15) pick<I + 1>(d, a, b, a_scales, b_scales, which);           \
+        }                                                                                         \
+        static __device__ __forceinline__ i32x8 join(const u32x4* p) { return __builtin_bit_cast(i32x8, JOIN); } \
+        static __device__ __forceinline__ void run_scaled(Acc& d, const u32x4* a, const u32x4* b, u32 a_scales, u32 a_byte, \
+                                                          u32 b_scales, u32 b_byte) {             \
+            pick(d, join(a), join(b), a_scales, b_scales, a_byte * 4 + b_byte);                   \
+        }                                                                                         \
+    };
+MMA_BLOCKS(MXFP8, 2, 0, __builtin_shufflevector(p[0], p[1], 0, 1, 2, 3, 4, 5, 6, 7))
+MMA_BLOCKS(MXFP4, 1, 4, __builtin_shufflevector(p[0], p[0], 0, 1, 2, 3, -1, -1, -1, -1))
+
 /// What the matrix units take as E4M3 is what ONNX calls FLOAT8E4M3FN: bytes go in as they are.
 constexpr float kE4M3Scale = 1.f;
 DEVICE u32x4 to_native_e4m3(u32x4 bytes) { return bytes; }

@@ -24,6 +24,8 @@ pub struct LibraryNames {
     pub options: fn(target: &str) -> Vec<String>,
     /// Targets that the driver compiles further.
     pub is_portable: fn(target: &str) -> bool,
+    /// The namespace around texts, for a compiler that declares names of its own which texts declare too.
+    pub namespace: Option<&'static str>,
 }
 
 type Program = *mut c_void;
@@ -113,6 +115,14 @@ impl CompilerLibrary {
         (unsafe { data(program, bytes.as_mut_ptr().cast()) } == 0).then_some(bytes)
     }
 
+    /// The text in its namespace; kernels have C names and so keep theirs.
+    fn framed(&self, source: &str) -> String {
+        match self.names.namespace {
+            Some(name) => format!("namespace {name} {{\n#line 1\n{source}\n}}\n"),
+            None => source.to_owned(),
+        }
+    }
+
     fn log_of(&self, program: Program) -> String {
         let bytes = self.fetch(program, self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).trim_matches(['\0', '\n']).to_owned()
@@ -136,12 +146,9 @@ impl Compiler for CompilerLibrary {
         defines: &[(String, String)],
         target: &str,
     ) -> Result<Vec<u8>> {
-        let (source, file) = (text(source)?, text(&format!("{name}.cu"))?);
-        let mut options = vec![
-            text(&format!("--gpu-architecture={target}"))?,
-            text("-std=c++17")?,
-            text("-default-device")?,
-        ];
+        let (source, file) = (text(&self.framed(source))?, text(&format!("{name}.cu"))?);
+        let mut options: Vec<CString> =
+            (self.names.options)(target).iter().map(|option| text(option)).collect::<Result<_>>()?;
         for (name, value) in defines {
             options.push(text(&format!("-D{name}={value}"))?);
         }

@@ -1,6 +1,8 @@
 //! What ROCm adds to the providers of GPUs: AMD's driver and the kernels compiled for its families.
 
-use tenon_gpu::Vendor;
+use std::sync::Arc;
+
+use tenon_gpu::{Compiler, CompilerLibrary, LibraryNames, Vendor};
 use tenon_kernels::gpu::arch;
 
 use crate::driver::Hip;
@@ -28,4 +30,21 @@ impl Vendor for Amd {
     fn load() -> Result<Hip, String> {
         Hip::load()
     }
+
+    fn compiler() -> Option<Arc<dyn Compiler>> {
+        // SAFETY: the names are those of AMD's library.
+        let library = unsafe { CompilerLibrary::load(HIPRTC) };
+        library.map(|library| Arc::new(library) as Arc<dyn Compiler>)
+    }
 }
+
+/// AMD's run-time compiler. It reads its own declarations of the language ahead of every text, and texts have theirs.
+const HIPRTC: LibraryNames = LibraryNames {
+    files: &["libhiprtc.so.7", "libhiprtc.so.6", "libhiprtc.so"],
+    prefix: "hiprtc",
+    image: ["GetCodeSize", "GetCode"],
+    portable: None,
+    options: |target| vec![format!("--offload-arch={target}"), "-std=c++20".into(), "-O3".into()],
+    is_portable: |_| false,
+    namespace: Some("tenon"),
+};

@@ -4,7 +4,6 @@ mod cublaslt;
 mod fitting;
 mod measure;
 mod rank;
-mod rows;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

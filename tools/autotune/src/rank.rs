@@ -3,11 +3,11 @@
 use anstream::println;
 use anyhow::{Result, anyhow};
 use serde_json::json;
+use tenon_autotune::rows::{self, Evidence, Row};
 use tenon_kernels::gpu::pipeline::{Choice, Machine, matmul_choices};
 use tenon_roofline::problem::Problem;
 use tenon_roofline::table::{Table, significant, time};
 
-use crate::rows::{self, Evidence, Row};
 use crate::{Args, Weights};
 
 /// Ranks, prints, and writes when asked to.

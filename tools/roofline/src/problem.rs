@@ -31,6 +31,10 @@ pub enum Dtype {
     /// int8 operands, int32 results
     S8,
     Tf32,
+    /// E4M3 with a scale for each 32 values along K
+    Mxfp8,
+    /// E2M1 with a scale for each 32 values along K
+    Mxfp4,
 }
 
 impl Dtype {
@@ -42,6 +46,8 @@ impl Dtype {
             Dtype::E4m3 => "e4m3",
             Dtype::S8 => "s8",
             Dtype::Tf32 => "tf32",
+            Dtype::Mxfp8 => "mxfp8",
+            Dtype::Mxfp4 => "mxfp4",
         }
     }
 
@@ -53,6 +59,8 @@ impl Dtype {
             Dtype::E4m3 => (Element::E4M3, Output::BF16),
             Dtype::S8 => (Element::S8, Output::I32),
             Dtype::Tf32 => (Element::TF32, Output::F32),
+            Dtype::Mxfp8 => (Element::MXFP8, Output::BF16),
+            Dtype::Mxfp4 => (Element::MXFP4, Output::BF16),
         };
         Kind { input, output, layout: Layout::NT }
     }
@@ -228,6 +236,7 @@ impl Problem {
             causal: shape.is_causal.then_some(Causal::BottomRight),
             window_left: None,
             soft_cap: None,
+            codes: None,
             has_sinks: false,
             queries: Queries::Batched,
             keys: Keys::Contiguous,
@@ -247,14 +256,15 @@ impl Problem {
     /// The planner's form of a product with constant weights in a layout.
     pub fn product_in(&self, layout: Layout) -> Option<Product> {
         let Problem::Matmul { m, n, k, dtype } = *self else { return None };
+        let stored = k / dtype.kind().input.values();
         Some(Product {
             kind: Kind { layout, ..dtype.kind() },
             m,
             n,
             k,
             batches: 1,
-            a: Matrix::packed(k),
-            b: Matrix::constant(if layout.is_b_transposed { k } else { n }),
+            a: Matrix::packed(stored),
+            b: Matrix::constant(if layout.is_b_transposed { stored } else { n }),
             d: Matrix::packed(n),
             epilogue: Epilogue::default(),
         })

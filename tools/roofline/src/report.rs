@@ -104,7 +104,12 @@ impl Line {
 pub fn peak(machine: &Machine, dtype: Dtype) -> Peak {
     match dtype {
         Dtype::Bf16 | Dtype::F16 => machine.chip.bf16_peak(),
-        Dtype::E4m3 | Dtype::S8 => machine.chip.fp8_peak(),
+        Dtype::E4m3 | Dtype::S8 | Dtype::Mxfp8 => machine.chip.fp8_peak(),
+        // Four bits run at twice the rate of eight.
+        Dtype::Mxfp4 => {
+            let peak = machine.chip.fp8_peak();
+            Peak { flops_per_second: 2.0 * peak.flops_per_second, ..peak }
+        }
         Dtype::Tf32 => {
             let peak = machine.chip.bf16_peak();
             Peak { flops_per_second: peak.flops_per_second / 2.0, ..peak }

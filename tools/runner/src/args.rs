@@ -242,6 +242,10 @@ pub struct DoctorArgs {
     /// Check results on small shapes and take no times; what an emulated device can do
     #[arg(long)]
     pub check: bool,
+    /// Kernels measured for each of the products, those of least estimated time, to write the fastest as rows; 0: none
+    /// [default: 3, with --check 0]
+    #[arg(long, value_name = "N")]
+    pub tune: Option<usize>,
     /// Only classes of kernels with this text in their name, such as `matmul` or `f16`
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,

@@ -62,7 +62,7 @@ fn onnx_messages(root: &Path) -> Result<Generated> {
 }
 
 /// The list of GPU families and the texts under `kernels/arch`: every folder with an `arch.toml` is a family, every
-/// device text and every table of a family is embedded.
+/// device text and every table of a family is embedded, and so are the headers under `kernels/device`.
 fn gpu_families(root: &Path) -> Result<Generated> {
     let kernels = root.join("kernels");
     let mut families = Vec::new();
@@ -80,6 +80,9 @@ fn gpu_families(root: &Path) -> Result<Generated> {
             }
         }
     }
+    let headers = sorted(&kernels.join("device"))?;
+    let headers = headers.iter().filter(|file| file.extension() == Some("cuh".as_ref()));
+    files.extend(headers.map(|file| format!("device/{}", name_of(file))));
     let mut code = String::from(
         "//! The GPU families and the texts under `kernels/arch`. Generated from the folders by `cargo xtask gen`; do not edit.\n\n",
     );

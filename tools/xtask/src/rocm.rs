@@ -83,7 +83,7 @@ fn suite(chip: &str) -> Result<()> {
 fn doctor(chip: &str) -> Result<()> {
     provider::library("rocm")?;
     let mut doctor = Command::new(zoo::runner(zoo::Profile::Dev)?);
-    doctor.args(["doctor", "--provider", "rocm", "--check"]);
+    doctor.args(["doctor", "--provider", "rocm", "--check", "--tune", "2"]);
     provider::emulate(&mut doctor, chip)?;
     process::run(&mut doctor)
 }

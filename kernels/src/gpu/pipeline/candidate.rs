@@ -79,7 +79,8 @@ fn mfma_choices(problem: &Problem, machine: &Machine) -> Result<Vec<Choice>> {
     let table = mfma::table(machine.arch)?;
     let name = |params: &mfma::Params| {
         let is_it = |known: &&mfma::Candidate| {
-            mfma::Params { splits: params.splits, chunk: params.chunk, ..known.params } == *params
+            known.kinds.contains(&problem.kind)
+                && mfma::Params { splits: params.splits, chunk: params.chunk, ..known.params } == *params
         };
         let name = table.candidates.iter().find(is_it).map_or("?", |known| known.name.as_str());
         if params.splits > 1 { format!("{name}, K in {}", params.splits) } else { name.to_owned() }
@@ -118,6 +119,8 @@ fn wgmma_attention_estimate(
                 params.symbol(machine.arch, problem.element)?,
                 attention::decode(&shape, f64::from(params.shared_bytes()), machine),
             ),
+            // The model has no warps that convert codes between copies and products.
+            Row::CodedForward(_) => continue,
         };
         if own == symbol {
             return Ok(Some((name, estimate)));

@@ -41,6 +41,8 @@ pub struct Model {
     /// Until device memory delivers at its full rate, and until it has drained.
     pub ramp_seconds: f64,
     pub launch_seconds: f64,
+    /// Of a kernel that all units work on: their first loads and last stores meet. Kernels of fewer workgroups take a share.
+    pub crowd_seconds: f64,
     /// Of the sum of a split, for each [`SPLIT_ELEMENTS`] elements of a tile.
     pub split_seconds: f64,
     /// Names of the constants that were fitted to measured kernels.
@@ -116,6 +118,7 @@ impl Machine {
             "tile_us" => &mut model.tile_seconds,
             "ramp_us" => &mut model.ramp_seconds,
             "launch_us" => &mut model.launch_seconds,
+            "crowd_us" => &mut model.crowd_seconds,
             "split_us" => &mut model.split_seconds,
             "load_bytes_per_cycle" => &mut model.load_bytes_per_cycle,
             other => return Err(KernelError::table(format!("pipeline.toml: '{other}' cannot be fitted"))),
@@ -172,6 +175,7 @@ fn read(row: &Row) -> Result<Model> {
         tile_seconds: microseconds("tile_us")?,
         ramp_seconds: microseconds("ramp_us")?,
         launch_seconds: microseconds("launch_us")?,
+        crowd_seconds: row.get("crowd_us").map_or(Ok(0.0), |_| microseconds("crowd_us"))?,
         split_seconds: microseconds("split_us")?,
         fitted: row.text("fitted")?.split_whitespace().map(str::to_owned).collect(),
         error: number(row, "error")?,

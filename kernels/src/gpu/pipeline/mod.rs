@@ -196,7 +196,8 @@ impl Timing {
         let memory_rate = (chip.bytes_per_second * model.memory_share).min(in_flight_rate.max(1.0));
         let is_latency_bound = in_flight_rate < chip.bytes_per_second * model.memory_share;
         let memory_seconds = work.memory_bytes / memory_rate + model.ramp_seconds;
-        let launch_seconds = model.launch_seconds + work.extra_seconds;
+        let crowd_seconds = model.crowd_seconds * work.groups.min(units) / units;
+        let launch_seconds = model.launch_seconds + crowd_seconds + work.extra_seconds;
         let seconds = smooth_max(&[compute_seconds, memory_seconds], MEMORY_OVERLAP) + launch_seconds;
         let matrix_seconds = work.groups * work.iterations * matrix / resident / clock_hz / units;
         Self {

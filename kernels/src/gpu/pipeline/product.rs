@@ -151,7 +151,7 @@ pub fn shape(problem: &Problem, is_swapped: bool) -> Shape {
         columns,
         depth: problem.k,
         batches: problem.batches,
-        bits: 8 * problem.kind.input.bytes() as u32,
+        bits: problem.kind.input.bits() as u32,
         out_bits: 8 * problem.kind.output.bytes() as u32,
         row_matrices,
         column_matrices,
@@ -171,7 +171,13 @@ pub fn wgmma_product(problem: &Problem, params: &wgmma::Params, machine: &Machin
 /// Expected time of CDNA's kernel, whose instructions the planner counts.
 pub fn mfma_product(problem: &Problem, params: &mfma::Params, machine: &Machine) -> Estimate {
     let kind = problem.kind;
-    let mut work = work(&shape(problem, false), &Tile::mfma(params, kind, machine), machine);
+    let mut shape = shape(problem, false);
+    if params.is_gated {
+        // Both products' columns are computed, and half as many stored.
+        shape.columns *= 2;
+        shape.out_bits /= 2;
+    }
+    let mut work = work(&shape, &Tile::mfma(params, kind, machine), machine);
     let step = params.step(kind, &machine.chip);
     let waves = f64::from(params.threads() / 64);
     // 16 bytes of 64 lanes.

@@ -197,6 +197,10 @@ fn own_products(arch: &Arch) -> Result<Vec<Measured>> {
 fn own_attention(text: &str) -> Result<Vec<Measured>> {
     let mut found = Vec::new();
     for row in &table::parse(text)? {
+        // The model knows caches of 16 bits only.
+        if row.name == "coded_forward" || row.size_or("codes", Some(0))? != 0 {
+            continue;
+        }
         for number in 1.. {
             let Ok(evidence) = row.text(&format!("evidence_{number}")) else { break };
             if let Some(measured) = own_evidence(row, evidence)? {

@@ -7,6 +7,7 @@ mod hipblaslt;
 mod measure;
 mod probe;
 mod report;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         probes.retain(|probe| probe.class.contains(only.as_str()));
         ensure!(!probes.is_empty(), "--only {only}: no class of kernels has this in its name");
     }
+    let top = args.tune.unwrap_or(if args.check { 0 } else { 3 });
     let patient = Patient { environment: &environment, provider: request, device };
     if !args.talk.json {
         println!("{}", report.heading());
@@ -47,6 +49,9 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
             eprintln!("{}", row.alarm(&patient.provider.name));
         }
         report.rows.push(row);
+    }
+    if top > 0 {
+        report.tuned = tune::run(&patient, &probes, top, &mut report)?;
     }
     if let Some(folder) = &args.out {
         report.write(folder)?;

@@ -106,6 +106,10 @@ impl Maker {
             probes.push(self.integer_product(Product { m, n, k })?);
             probes.push(self.four_bit_product(Product { m, n, k })?);
         }
+        let scaled = if extent == Extent::Small { [33, 40, 96] } else { [4096, 4096, 4096] };
+        for (dtype, name) in [(DType::F8E4M3FN, "mxfp8"), (DType::F4E2M1, "mxfp4")] {
+            probes.push(self.block_scaled_product(dtype, name, scaled)?);
+        }
         Ok(probes)
     }
 
@@ -167,6 +171,39 @@ impl Maker {
             .with_attribute("block_size", BLOCK as i64);
         graph.node(node, &[a, b, scales], 1)?;
         Ok(graph.probe("matmul int4".into(), format!("{m}x{n}x{k}"), accuracy(DType::F16)))
+    }
+
+    /// Floats of 8 or 4 bits with a power of two for each 32 along K, both operands.
+    fn block_scaled_product(&mut self, dtype: DType, name: &str, [m, n, k]: [usize; 3]) -> Result<Probe> {
+        const BLOCK: usize = 32;
+        let mut codes = |rows: usize| {
+            let bytes = rows * k * dtype.bits() / 8;
+            // All but the codes of NaN.
+            let bytes: Vec<u8> = (0..bytes).map(|_| self.random.u8(..) & 0xf7).collect();
+            Tensor::copy_from_bytes(dtype, &[rows, k], &bytes)
+        };
+        let (a, b) = (codes(m)?, codes(n)?);
+        let mut scales = |rows: usize| {
+            let bytes: Vec<u8> = (0..rows * k / BLOCK).map(|_| self.random.u8(110..118)).collect();
+            Tensor::copy_from_bytes(DType::F8E8M0, &[rows, k / BLOCK], &bytes)
+        };
+        let (a_scale, b_scale) = (scales(m)?, scales(n)?);
+        let mut graph = Sketch::new();
+        let (a, a_scale) = (graph.input("a", a)?, graph.input("a_scale", a_scale)?);
+        let b = graph.graph.add_constant("b", b);
+        let b_scale = graph.graph.add_constant("b_scale", b_scale);
+        let mut node = Node::new("tenon", "QuantizedMatMul", 1)
+            .with_attribute("transB", 1i64)
+            .with_attribute("dtype", i64::from(DType::BF16.onnx()));
+        for side in ["a", "b"] {
+            node = node
+                .with_attribute(&format!("{side}_axis"), 1i64)
+                .with_attribute(&format!("{side}_block_size"), BLOCK as i64);
+        }
+        let inputs = [Some(a), Some(b), None, None, Some(a_scale), None, Some(b_scale)];
+        let (_, outputs) = graph.graph.append(node, &inputs, 1)?;
+        graph.graph.add_output("y", outputs[0], None);
+        Ok(graph.probe(format!("matmul {name}"), format!("{m}x{n}x{k}"), accuracy(DType::BF16)))
     }
 
     /// Prefill and decode with grouped heads of 128.

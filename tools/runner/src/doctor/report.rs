@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
+use tenon_autotune::rows::{self, Evidence};
 use tenon_kernels::gpu::matmul::{Kind, mfma, wgmma};
 use tenon_plugin_api::DeviceInfo;
 use tenon_runtime::dtype::DType;
@@ -13,6 +14,7 @@ use tenon_runtime::dtype::DType;
 use super::blaslt::Peer;
 use super::measure::{Timing, Verdict};
 use super::probe::{Probe, Product};
+use super::tune::Tuned;
 use crate::table::Table;
 
 /// What was found of one probe.
@@ -112,6 +114,10 @@ pub struct Report {
     /// The vendor's library, or why there is none to compare with.
     peer: Result<&'static str, String>,
     pub rows: Vec<Row>,
+    /// Products for which candidates were measured; why there are none, and what went wrong for some.
+    pub tuned: Vec<Tuned>,
+    pub no_tuning: String,
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -123,6 +129,9 @@ impl Report {
             is_check,
             peer: Err("not asked for".into()),
             rows: Vec::new(),
+            tuned: Vec::new(),
+            no_tuning: String::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -182,9 +191,34 @@ impl Report {
         let agreeing = count(|row| matches!(row.verdict, Verdict::Agrees(_)));
         let broken = count(Row::is_broken);
         format!(
-            "{table}\n{agreeing} of {} agree with the CPU provider, {declined} run on the CPU, {broken} are broken",
-            self.rows.len()
+            "{table}\n{agreeing} of {} agree with the CPU provider, {declined} run on the CPU, {broken} are broken{}",
+            self.rows.len(),
+            self.tuning()
         )
+    }
+
+    /// What measuring candidates found: the planner's choice beside the fastest.
+    fn tuning(&self) -> String {
+        let mut text = String::new();
+        if !self.no_tuning.is_empty() {
+            let _ = write!(text, "\n\nno candidates were measured: {}", self.no_tuning);
+        }
+        if !self.tuned.is_empty() {
+            let mut table = Table::new(&["product", "kind", "planned", ">time", "fastest", ">time", ">gain"]);
+            for found in &self.tuned {
+                let (name, time) = found.planned.clone().unwrap_or_else(|| ("failed".into(), 0.0));
+                let gain = if time > 0.0 { format!("{:.2}", time / found.best.1) } else { String::new() };
+                let time = if time > 0.0 { microseconds(time) } else { String::new() };
+                let best = (found.best.0.clone(), microseconds(found.best.1));
+                table.row([found.shape.clone(), found.kind.clone(), name, time, best.0, best.1, gain]);
+            }
+            let _ = write!(text, "\n\n{table}");
+        }
+        let failed = self.tuned.iter().flat_map(|found| &found.failed);
+        for line in failed.chain(&self.notes) {
+            let _ = write!(text, "\n{line}");
+        }
+        text
     }
 
     /// The same for programs.
@@ -196,10 +230,13 @@ impl Report {
                         "compute_units": device.compute_units, "memory_bytes": device.memory_bytes },
             "peer": self.peer.as_ref().ok(), "no_peer": self.peer.as_ref().err(),
             "probes": self.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+            "tuned": self.tuned.iter().map(tuned_json).collect::<Vec<_>>(),
+            "notes": self.notes, "no_tuning": self.no_tuning,
         })
     }
 
-    /// Rows for `kernels/arch/<arch>/matmul.toml`: the kernel that ran, its time and the library's, as evidence.
+    /// Rows for `kernels/arch/<arch>/matmul.toml`: the fastest of the kernels that were measured for a product, else the one
+    /// that ran, its time and the library's, as evidence.
     pub fn to_toml(&self) -> String {
         let mut text = format!(
             "# Measured by runner doctor: microseconds of one product, operands where the run before left them.\n# {}\n",
@@ -210,6 +247,9 @@ impl Report {
             // A product that is split or packed runs several kernels, which no single row names.
             let [symbol] = timing.symbols.as_slice() else { continue };
             let Some((kind, candidate)) = candidate(&self.device.arch, symbol) else { continue };
+            if self.tuned.iter().any(|found| found.row.kind == kind && found.row.extents == [m, n, k]) {
+                continue;
+            }
             let _ = write!(
                 text,
                 "\n[[row]]\nkind = {kind:?}\nm = {m}\nn = {n}\nk = {k}\ncandidate = {candidate:?}\nchip = {:?}\n\
@@ -221,7 +261,24 @@ impl Report {
             }
             let _ = writeln!(text, "date = {:?}", self.date);
         }
+        for found in &self.tuned {
+            let mut row = found.row.clone();
+            if let Evidence::Measured { peer_microseconds, .. } = &mut row.evidence {
+                *peer_microseconds = self.peer_time(&found.row);
+            }
+            let _ = write!(text, "\n{row}");
+        }
         text
+    }
+
+    /// The library's time of a row's product, which it was asked for with weights as `MatMul` has them.
+    fn peer_time(&self, row: &rows::Row) -> Option<f64> {
+        let is_it = |probe: &&Row| {
+            probe.product.is_some_and(|(Product { m, n, k }, dtype)| {
+                [m, n, k] == row.extents && dtype == DType::BF16 && row.kind == "bf16_bf16_bf16_nn"
+            })
+        };
+        self.rows.iter().find(is_it)?.peer_microseconds
     }
 
     /// Writes `doctor.txt`, `doctor.json` and `matmul.toml`.
@@ -253,6 +310,15 @@ fn candidate(arch: &str, symbol: &str) -> Option<(String, String)> {
         usable.find(|candidate| candidate.params.symbol(arch, kind) == symbol).map(|found| &found.name)
     });
     Some((name.to_owned(), wgmma.or(mfma)?.clone()))
+}
+
+fn tuned_json(found: &Tuned) -> Json {
+    json!({
+        "shape": found.shape, "kind": found.kind, "failed": found.failed,
+        "planned": found.planned.as_ref().map(|planned| &planned.0),
+        "planned_microseconds": found.planned.as_ref().map(|planned| planned.1),
+        "fastest": found.best.0, "fastest_microseconds": found.best.1,
+    })
 }
 
 fn microseconds(time: f64) -> String {

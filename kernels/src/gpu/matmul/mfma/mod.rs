@@ -2,6 +2,7 @@
 //!
 //! Memory of operands must be readable to the next multiple of 4 bytes: rows of K that end inside a word are read to its end.
 
+pub mod blocks;
 mod packed;
 mod params;
 mod plan;
@@ -46,6 +47,7 @@ pub fn units(arch: &str) -> Result<Vec<Unit>> {
             units.push(candidate.params.unit(arch, *kind, &texts, &chip));
         }
     }
+    units.extend(blocks::units(family)?);
     Ok(units)
 }
 

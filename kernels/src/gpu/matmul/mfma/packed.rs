@@ -155,6 +155,7 @@ pub fn packed_units(arch: &str) -> Result<Vec<Unit>> {
                 ("MMA", 16),
                 ("STAGES", 1),
                 ("HALVES", 1),
+                ("GATED", 0),
                 ("A_TRANSPOSED", 0),
                 ("B_TRANSPOSED", 0),
                 ("SWIZZLE_SHIFT", 0),

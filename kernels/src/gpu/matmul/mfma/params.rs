@@ -1,5 +1,6 @@
 //! Parameters of the products on CDNA: which are legal, what they take of a compute unit, what their kernel is called.
 
+use super::blocks;
 use super::swizzle::{self, ROW_BYTES};
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
@@ -39,6 +40,8 @@ pub struct Params {
     pub chunk: u32,
     /// Workgroups that split K, the last of which adds up their parts.
     pub splits: u32,
+    /// Two matrices of B's shape are multiplied, a gate and what it lets through: a tile has half as many columns of D.
+    pub is_gated: bool,
 }
 
 /// What one wave does in one step of the main loop, counted from the parameters.
@@ -88,18 +91,31 @@ impl Params {
         self.waves_m * self.waves_n * 64
     }
 
+    /// Columns of D of a workgroup.
+    pub fn columns(&self) -> u32 {
+        if self.is_gated { self.bn / 2 } else { self.bn }
+    }
+
     /// K elements of one step.
     pub fn bk(&self, kind: Kind) -> u32 {
-        ROW_BYTES / kind.input.bytes() as u32
+        ROW_BYTES * 8 / kind.input.bits() as u32
     }
 
     /// LDS that the text declares.
-    pub fn shared_bytes(&self) -> u32 {
+    pub fn shared_bytes(&self, kind: Kind) -> u32 {
         match self.schedule {
             // The sums of the waves that split K.
             Schedule::Stream => self.waves_m * self.bm * self.bn * 4,
-            _ => self.stages * (self.bm + self.bn) * ROW_BYTES,
+            _ => {
+                self.stages * ((self.bm + self.bn) * ROW_BYTES + self.scale_loads(kind) * self.threads() * 4)
+            }
         }
+    }
+
+    /// Loads of 4 bytes a lane for the block scales of a step.
+    fn scale_loads(&self, kind: Kind) -> u32 {
+        let bytes = (self.bm + self.bn) / 32 * blocks::unit_bytes(kind.input);
+        bytes.div_ceil(self.threads() * 4)
     }
 
     /// Tiles of matrix instructions of a wave along M and N.
@@ -130,13 +146,20 @@ impl Params {
         };
         let carried = self.carried();
         let loads = if self.schedule == Schedule::Staged { carried * 5 } else { carried };
-        self.accumulators() + operands * 4 + loads + 40
+        let scales = if kind.input.has_blocks() { self.scale_words() } else { 0 };
+        self.accumulators() + operands * 4 + loads + scales + 40
+    }
+
+    /// Registers of a lane for block scales.
+    fn scale_words(&self) -> u32 {
+        let (m, n) = self.tiles();
+        (m + n) / 2 * if self.schedule == Schedule::PingPong { 1 } else { 2 }
     }
 
     /// Waves that share a SIMD: those of the workgroups for which a compute unit has LDS and registers.
     pub fn waves_per_simd(&self, kind: Kind, chip: &Chip) -> u32 {
         let waves = self.threads().div_ceil(256);
-        let by_lds = chip.shared_bytes / self.shared_bytes().max(1);
+        let by_lds = chip.shared_bytes / self.shared_bytes(kind).max(1);
         // 512 registers of 64 lanes a SIMD.
         let by_registers = 512 / (self.registers(kind, chip).next_multiple_of(8) * waves);
         waves * by_lds.min(by_registers).clamp(1, 2)
@@ -173,6 +196,34 @@ impl Params {
         if kind.input == Element::TF32 {
             return refuse("CDNA4 has no products of 19-bit floats: f32 is exact".into());
         }
+        if self.is_gated {
+            let has_both = schedule == Schedule::PingPong || bn.is_multiple_of(64 * waves_n);
+            let waves = waves_m * waves_n;
+            let is_dealt = match schedule {
+                Schedule::Ring => waves == 4,
+                Schedule::Staged => waves == 4 || waves == 8,
+                _ => true,
+            };
+            if mma != 16 || !has_both || !is_dealt || kind.output == Output::I32 || kind.input.has_blocks() {
+                return refuse(
+                    "a wave has both products of each column, and loads rows of one matrix".into(),
+                );
+            }
+        }
+        if kind.input.has_blocks() {
+            if !is_cdna4(chip) {
+                return refuse(format!("{} has no products with block scales", chip.name));
+            }
+            let (m, n) = self.tiles();
+            let of_half = |tiles: u32| (tiles / halves).is_multiple_of(2);
+            if mma != 16 || schedule == Schedule::Staged || !of_half(m) || !of_half(n) {
+                return refuse("scales come in units of two tiles of 16 rows, past registers".into());
+            }
+            let loads = |rows: u32| (rows / 32 * blocks::unit_bytes(kind.input)).is_multiple_of(256);
+            if schedule.is_direct() && (!loads(bm) || !loads(bn)) {
+                return refuse("a wave loads 256 bytes of scales of one operand".into());
+            }
+        }
         if schedule.is_direct() && !is_cdna4(chip) {
             return refuse(format!("{} loads no 16 bytes straight into LDS", chip.name));
         }
@@ -194,10 +245,10 @@ impl Params {
         if kind.output == Output::I32 && splits > 1 {
             return refuse("the parts of a split are summed as f32".into());
         }
-        if self.shared_bytes() > chip.shared_bytes {
+        if self.shared_bytes(kind) > chip.shared_bytes {
             return refuse(format!(
                 "{} bytes of LDS, {} has {}",
-                self.shared_bytes(),
+                self.shared_bytes(kind),
                 chip.name,
                 chip.shared_bytes
             ));
@@ -220,7 +271,11 @@ impl Params {
 
     /// Parts of a step: as many as a matrix instruction takes of a lane's pieces.
     fn parts(&self, kind: Kind, chip: &Chip) -> u32 {
-        if kind.input == Element::E4M3 && is_cdna4(chip) { self.row_pieces() / 2 } else { self.row_pieces() }
+        if matches!(kind.input, Element::E4M3 | Element::MXFP8) && is_cdna4(chip) {
+            self.row_pieces() / 2
+        } else {
+            self.row_pieces()
+        }
     }
 
     /// Loads of 16 bytes a lane for one step of both operands.
@@ -232,10 +287,11 @@ impl Params {
     pub fn symbol(&self, arch: &str, kind: Kind) -> String {
         let Self { schedule, bm, bn, waves_m, waves_n, mma, stages, .. } = *self;
         format!(
-            "matmul_{}__{arch}__bm{bm}_bn{bn}_bk{}_st{stages}_wv{waves_m}x{waves_n}_mma{mma}_{}",
+            "matmul_{}__{arch}__bm{bm}_bn{bn}_bk{}_st{stages}_wv{waves_m}x{waves_n}_mma{mma}_{}{}",
             kind.name(),
             self.bk(kind),
-            schedule.name()
+            schedule.name(),
+            if self.is_gated { "_gate" } else { "" }
         )
     }
 
@@ -247,7 +303,7 @@ impl Params {
         // Instructions for one piece of each operand, halved where one takes two.
         let per_two_pieces = match (kind.input, is_cdna4) {
             (Element::F32 | Element::TF32, _) => 8,
-            (Element::E4M3, true) => 1,
+            (Element::E4M3 | Element::MXFP8, true) => 1,
             (_, true) => 2,
             (_, false) => 4,
         };
@@ -266,7 +322,7 @@ impl Params {
             product_cycles: cycles.round() as u32,
             lds_reads: if self.schedule == Schedule::Stream { 0 } else { (m + n) * pieces },
             lds_writes: if through_registers { carried } else { 0 },
-            direct_loads: if self.schedule.is_direct() { carried } else { 0 },
+            direct_loads: if self.schedule.is_direct() { carried + self.scale_loads(kind) } else { 0 },
             loads: match self.schedule {
                 Schedule::Staged => carried,
                 Schedule::Stream => (m + n) * pieces,
@@ -298,10 +354,11 @@ impl Params {
             ("MMA", self.mma),
             ("STAGES", self.stages),
             ("HALVES", if self.schedule == Schedule::PingPong { 2 } else { 1 }),
+            ("GATED", self.is_gated.into()),
             ("A_TRANSPOSED", kind.layout.is_a_transposed.into()),
             ("B_TRANSPOSED", (!kind.layout.is_b_transposed).into()),
             ("SWIZZLE_SHIFT", swizzle::shift(is_cdna4(chip))),
-            ("SHARED_BYTES", self.shared_bytes()),
+            ("SHARED_BYTES", self.shared_bytes(kind)),
             ("WAVES_PER_SIMD", waves_per_simd),
         ];
         let mut defines = vec![
@@ -321,7 +378,7 @@ impl Params {
                 required: self.required(kind, is_cdna4(chip)),
                 forbidden: vec!["scratch_"],
                 planned: Planned {
-                    static_shared_bytes: Some(self.shared_bytes()),
+                    static_shared_bytes: Some(self.shared_bytes(kind)),
                     waves_per_simd: Some(waves_per_simd),
                     loop_required: vec![self.product(kind, is_cdna4(chip))],
                     loop_forbidden: self.loop_forbidden(),
@@ -346,6 +403,7 @@ impl Params {
             (Element::F16, false, _) => "v_mfma_f32_32x32x8_f16",
             (Element::F32 | Element::TF32, _, 16) => "v_mfma_f32_16x16x4_f32",
             (Element::F32 | Element::TF32, _, _) => "v_mfma_f32_32x32x2_f32",
+            (Element::MXFP8 | Element::MXFP4, ..) => "v_mfma_scale_f32_16x16x128_f8f6f4",
             (Element::E4M3, true, 16) => "v_mfma_f32_16x16x128_f8f6f4",
             (Element::E4M3, true, _) => "v_mfma_f32_32x32x64_f8f6f4",
             (Element::E4M3, false, 16) => "v_mfma_f32_16x16x32_fp8_fp8",
@@ -388,6 +446,9 @@ pub(super) fn flops_per_cycle(element: Element, chip: &Chip) -> f64 {
     let rate = match element {
         Element::BF16 | Element::F16 => chip.bf16_flops_per_second,
         Element::E4M3 | Element::S8 => chip.fp8_flops_per_second,
+        Element::MXFP8 => chip.fp8_flops_per_second,
+        // Four bits run at twice the rate of eight.
+        Element::MXFP4 => 2.0 * chip.fp8_flops_per_second,
         // 256 a cycle on CDNA3 and CDNA4.
         Element::F32 | Element::TF32 => return 256.0,
     };

@@ -7,7 +7,8 @@ use crate::estimate::Cost;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Launch, Plan};
 use crate::gpu::matmul::{
-    A, Activation, B, BIAS, Bias, D, Layout, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL,
+    A, A_BLOCKS, Activation, B, B_BLOCKS, BIAS, Bias, D, Layout, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL,
+    UP,
 };
 
 /// Bits of the kernel's flags above the activation's number.
@@ -42,9 +43,6 @@ pub(super) fn check_addresses(problem: &Problem) -> Result<()> {
             problem.kind.layout.name()
         )));
     }
-    if problem.epilogue.is_gated {
-        return Err(KernelError::parameter("gated products are two products and an elementwise kernel here"));
-    }
     let output = problem.kind.output.bytes();
     check_row("the residual", problem.epilogue.residual.map_or(0, |matrix| matrix.row_stride * output))?;
     check_row("D", problem.d.row_stride * output)
@@ -65,6 +63,9 @@ pub fn plan(arch: &str, problem: &Problem, params: &Params, chip: &Chip) -> Resu
     problem.check()?;
     check_addresses(problem)?;
     params.check(problem.kind, chip)?;
+    if params.is_gated != problem.epilogue.is_gated {
+        return Err(KernelError::parameter("gated products have kernels of their own"));
+    }
     let steps = problem.k.div_ceil(params.bk(problem.kind) as usize);
     if steps < params.splits as usize {
         return Err(KernelError::parameter(format!(
@@ -73,7 +74,7 @@ pub fn plan(arch: &str, problem: &Problem, params: &Params, chip: &Chip) -> Resu
         )));
     }
     let row_tiles = problem.m.div_ceil(params.bm as usize) as u64;
-    let col_tiles = problem.n.div_ceil(params.bn as usize) as u64;
+    let col_tiles = problem.n.div_ceil(params.columns() as usize) as u64;
     let tiles = row_tiles * col_tiles * problem.batches as u64;
     let groups = tiles * u64::from(params.splits);
     let grid = u32::try_from(groups).ok().filter(|groups| *groups < 1 << 31).ok_or_else(|| {
@@ -123,6 +124,9 @@ fn operands(problem: &Problem) -> Vec<Arg> {
         optional(epilogue.residual.is_some(), RESIDUAL),
         optional(epilogue.has_m_scale, M_SCALE),
         optional(epilogue.has_n_scale, N_SCALE),
+        optional(problem.kind.input.has_blocks(), A_BLOCKS),
+        optional(problem.kind.input.has_blocks(), B_BLOCKS),
+        optional(epilogue.is_gated, UP),
     ]
 }
 
@@ -142,7 +146,7 @@ fn problem_bytes(
     let words = [
         problem.m as u32,
         problem.n as u32,
-        problem.k as u32,
+        (problem.k / problem.kind.input.values()) as u32,
         row_tiles,
         col_tiles,
         problem.batches as u32,
@@ -188,5 +192,6 @@ fn flags(problem: &Problem) -> u32 {
 
 fn cost(problem: &Problem) -> Cost {
     let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
-    Cost { flops: 2.0 * batches * m * n * k, bytes: select::bytes(problem) }
+    let products = if problem.epilogue.is_gated { 2.0 } else { 1.0 };
+    Cost { flops: products * 2.0 * batches * m * n * k, bytes: select::bytes(problem) }
 }

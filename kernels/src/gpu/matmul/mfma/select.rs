@@ -79,6 +79,7 @@ impl Table {
         let holds = |row: &&Row| {
             row.kind == problem.kind
                 && row.chip == chip.name
+                && !problem.epilogue.is_gated
                 && problem.batches == 1
                 && inside(row.m, problem.m)
                 && inside(row.n, problem.n)
@@ -93,7 +94,8 @@ impl Table {
         let best = timed.min_by(|a, b| a.1.total_cmp(&b.1));
         best.map(|(params, _)| with_chunk(params, problem, chip)).ok_or_else(|| {
             KernelError::parameter(format!(
-                "no kernel of arch '{arch}' is compiled for products of kind {}",
+                "no kernel of arch '{arch}' is compiled for {}products of kind {}",
+                if problem.epilogue.is_gated { "gated " } else { "" },
                 problem.kind.name()
             ))
         })
@@ -103,6 +105,7 @@ impl Table {
     pub fn choices(&self, problem: &Problem, chip: &Chip) -> Vec<(Params, f64)> {
         let usable = self.candidates.iter().filter(|candidate| {
             candidate.kinds.contains(&problem.kind)
+                && candidate.params.is_gated == problem.epilogue.is_gated
                 && candidate.params.check(problem.kind, chip).is_ok()
                 // Weights streamed past few rows are read once for all of them.
                 && (candidate.params.schedule != Schedule::Stream
@@ -126,7 +129,7 @@ impl Table {
         let model = &self.model;
         let kind = problem.kind;
         let groups = tile_count(problem.m, params.bm)
-            * tile_count(problem.n, params.bn)
+            * tile_count(problem.n, params.columns())
             * problem.batches as f64
             * f64::from(params.splits);
         let resident = f64::from(params.resident(kind, chip));
@@ -176,7 +179,7 @@ fn most_splits(problem: &Problem, params: &Params) -> u32 {
 /// Dies take runs of tiles where there are several rounds of them: fewer would leave some dies idle.
 fn with_chunk(params: Params, problem: &Problem, chip: &Chip) -> Params {
     let groups = tile_count(problem.m, params.bm)
-        * tile_count(problem.n, params.bn)
+        * tile_count(problem.n, params.columns())
         * problem.batches as f64
         * f64::from(params.splits);
     let is_worth_it = groups >= 4.0 * f64::from(chip.compute_units);
@@ -187,8 +190,9 @@ fn with_chunk(params: Params, problem: &Problem, chip: &Chip) -> Params {
 pub(super) fn bytes(problem: &Problem) -> f64 {
     let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
     let matrices = |matrix| batches / problem.share(matrix) as f64;
-    let inputs = m * k * matrices(&problem.a) + k * n * matrices(&problem.b);
-    inputs * problem.kind.input.bytes() as f64 + batches * m * n * problem.kind.output.bytes() as f64
+    let weights = if problem.epilogue.is_gated { 2.0 } else { 1.0 };
+    let inputs = m * k * matrices(&problem.a) + weights * k * n * matrices(&problem.b);
+    inputs * problem.kind.input.bits() as f64 / 8.0 + batches * m * n * problem.kind.output.bytes() as f64
 }
 
 fn tile_count(extent: usize, tile: u32) -> f64 {
@@ -213,6 +217,7 @@ fn candidate(block: &table::Row) -> Result<Candidate> {
         group: count("group", Some(8))?,
         chunk: count("chunk", Some(64))?,
         splits: 1,
+        is_gated: count("gated", Some(0))? != 0,
     };
     let kinds: Vec<Kind> = block.text("kinds")?.split_whitespace().map(Kind::parse).collect::<Result<_>>()?;
     Ok(Candidate { name: block.text("name")?.to_owned(), params, kinds })
