@@ -23,6 +23,7 @@ pub mod norm;
 pub mod pool;
 pub mod quantize;
 pub mod reduce;
+pub mod sampling;
 mod scalar;
 mod simd;
 pub mod softmax;

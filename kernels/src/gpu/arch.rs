@@ -1,7 +1,7 @@
 //! The GPU families: one for each folder under `arch/` that holds an `arch.toml`.
 //!
 //! The file says who compiles for the family, and for each tuned operator which main loop serves it, from which table
-//! and texts. Texts are named from the folder; families may share them (`../cdna/matmul.hip`).
+//! and texts. Texts are named from the folder; families may share them (`../cdna/matmul.hip`, `../../device/shape.cuh`).
 
 use std::sync::OnceLock;
 
@@ -44,6 +44,8 @@ pub struct Arch {
     pub overlaps_launches: bool,
     /// Primitives that every unit under `device/` starts with.
     scalar: Vec<Text>,
+    /// Primitives that come behind them where threads update one place.
+    atomics: Text,
     operators: Vec<Operator>,
 }
 
@@ -96,13 +98,14 @@ impl Arch {
 
     /// What the build compiles for the family: one operator after the other.
     pub fn units(&self) -> Result<Vec<Unit>> {
-        let mut units = device::units(&self.scalar);
+        let mut units = device::units(&self.scalar, self.atomics);
         if self.has("matmul") {
             units.extend(matmul::units(self.name)?);
         }
         if self.has("packed_stream") {
             units.extend(matmul::nbits::units(self.name)?);
         }
+        units.extend(super::cast::units(self)?);
         if self.has("attention") {
             units.extend(attention::units(self.name)?);
         }
@@ -164,6 +167,7 @@ fn read(name: &'static str) -> Result<Arch> {
         wave: u32::try_from(row.size("wave")?).unwrap_or(u32::MAX),
         overlaps_launches: row.size_or("overlaps_launches", Some(0))? != 0,
         scalar: row.text("scalar")?.split_whitespace().map(|text| file(name, text)).collect::<Result<_>>()?,
+        atomics: file(name, row.text("atomics")?)?,
         operators: operators.map(|row| operator(name, row)).collect::<Result<_>>()?,
     })
 }
@@ -192,9 +196,10 @@ fn leaked(text: &str) -> &'static str {
 
 /// A file named from the folder of `arch`.
 fn file(arch: &str, name: &str) -> Result<Text> {
-    let path = match name.strip_prefix("../") {
-        Some(other) => format!("arch/{other}"),
-        None => format!("arch/{arch}/{name}"),
+    let path = match (name.strip_prefix("../../"), name.strip_prefix("../")) {
+        (Some(shared), _) => shared.to_owned(),
+        (None, Some(other)) => format!("arch/{other}"),
+        (None, None) => format!("arch/{arch}/{name}"),
     };
     let found = archs::FILES.iter().find(|(known, _)| *known == path);
     found.map(|&(path, text)| Text { path, text }).ok_or_else(|| {

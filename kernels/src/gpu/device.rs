@@ -2,21 +2,31 @@
 
 use super::unit::{Text, Unit};
 use super::{
-    attention, elementwise, index, layout, pool, product, recurrent, reduce, rotary, rows, sampling,
+    attention, elementwise, index, integer, layout, loss, order, pool, product, quantize, recurrent, reduce,
+    rotary, rows, sampling, scatter, state, window,
 };
 
-/// Units of all device kernels; `texts` are the arch's own scalar primitives, in order.
-pub(super) fn units(texts: &[Text]) -> Vec<Unit> {
+/// Units of all device kernels; `texts` are the arch's own scalar primitives, in order, `atomics` those for updates.
+pub(super) fn units(texts: &[Text], atomics: Text) -> Vec<Unit> {
     let Some((&primitives, before)) = texts.split_last() else { return Vec::new() };
     let mut units = vec![
         index::unit(primitives),
+        integer::unit(primitives),
         layout::unit(primitives),
         reduce::unit(primitives),
         pool::unit(primitives),
+        quantize::unit(primitives),
         recurrent::unit(primitives),
         attention::plain::unit(primitives),
+        attention::append::unit(primitives),
         rotary::unit(primitives),
         sampling::unit(primitives),
+        sampling::draw_unit(primitives, atomics),
+        loss::unit(primitives),
+        order::unit(primitives, atomics),
+        scatter::unit(primitives, atomics),
+        state::unit(primitives),
+        window::unit(primitives),
     ];
     units.extend(elementwise::units(primitives));
     units.extend(rows::units(primitives));

@@ -48,6 +48,7 @@ const NVRTC: LibraryNames = LibraryNames {
         vec![format!("--gpu-architecture={target}"), "-std=c++17".into(), "-default-device".into()]
     },
     is_portable: |target| target.starts_with("compute_"),
+    namespace: None,
 };
 
 #[cfg(test)]

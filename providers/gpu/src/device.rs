@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use tenon_kernels::gpu::{Chip, arch};
-use tenon_plugin_api::provider::{ClaimSink, CompileRequest, Device, Features};
+use tenon_plugin_api::provider::{ClaimSink, CompileRequest, Device, Features, KvPool};
 use tenon_plugin_api::{
     DeviceInfo, DeviceKind, Error, GraphView, MemoryInfo, MemoryKind, Options, Result, TimelineEntry, ffi,
 };
@@ -16,13 +16,22 @@ use crate::executable::GpuExecutable;
 use crate::kernels::Kernels;
 use crate::memory::Pool;
 use crate::pack::Images;
+use crate::page::PagePool;
+use crate::sample;
 use crate::schedule::Target;
 use crate::stream::{GpuEvent, GpuStream, queue_copies};
 use crate::timeline::Timeline;
 
 /// The optional functions of every provider over this crate.
-pub const FEATURES: Features =
-    Features { ordered_allocation: true, capture: true, released: true, timeline: true, ..Features::NONE };
+pub const FEATURES: Features = Features {
+    ordered_allocation: true,
+    capture: true,
+    released: true,
+    kv_pool: true,
+    sampling: true,
+    timeline: true,
+    ..Features::NONE
+};
 
 /// The options that opening a device takes.
 const OPTIONS: [&str; 5] = ["graphs", "matmul", "arch", "tf32", "compile"];
@@ -261,6 +270,23 @@ impl Device for GpuDevice {
 
     fn event(&self) -> Result<GpuEvent> {
         GpuEvent::new(self.opened.clone())
+    }
+
+    fn kv_pool(&self, args: &ffi::KvPoolArgs) -> Result<Box<dyn KvPool<GpuStream>>> {
+        Ok(Box::new(PagePool::new(self.opened.clone(), args)?))
+    }
+
+    unsafe fn sample(&self, stream: Option<&GpuStream>, args: &ffi::SampleArgs) -> Result<()> {
+        match stream {
+            // SAFETY: the caller vouches for the addresses.
+            Some(stream) => unsafe { sample::queue(&self.opened, stream, args) },
+            None => {
+                let stream = self.stream()?;
+                // SAFETY: as above.
+                unsafe { sample::queue(&self.opened, &stream, args)? };
+                tenon_plugin_api::provider::Stream::synchronize(&stream)
+            }
+        }
     }
 
     fn timeline_start(&self) -> Result<()> {

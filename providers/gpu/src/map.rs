@@ -81,6 +81,19 @@ pub(crate) fn broadcast_strides(dims: &[usize], out: &[usize]) -> Vec<i64> {
 }
 
 impl Map {
+    /// The types and the number of elements, where the map is nothing but a cast between floats of contiguous tensors.
+    pub fn cast(&self) -> Option<(Scalar, Scalar, usize)> {
+        let rounding = match self.scalar {
+            Scalar::F16 => MapOp::ToF16,
+            Scalar::BF16 => MapOp::ToBf16,
+            _ => MapOp::Move,
+        };
+        let ([input], [expr]) = (self.inputs.as_slice(), self.exprs.as_slice()) else { return None };
+        let is_whole = input.offset == 0 && input.strides == broadcast_strides(&self.dims, &self.dims);
+        let is_cast = self.class == Class::F32 && *expr == Expr::unary(rounding, Leaf::Operand(0));
+        (is_whole && is_cast).then(|| (input.scalar, self.scalar, self.dims.iter().product()))
+    }
+
     /// The program of the interpreter, or `None` when it does not fit its registers or limits.
     pub fn program(&self) -> Option<Program> {
         let code = Coder::new(self).finish()?;

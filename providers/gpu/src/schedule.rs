@@ -132,12 +132,14 @@ impl<'b> Builder<'b> {
     }
 
     pub fn byte_len(&self, value: ValueId) -> usize {
-        self.states[value].dims.iter().product::<usize>() * self.states[value].scalar.bytes()
+        let state = &self.states[value];
+        state.scalar.byte_len(state.dims.iter().product()).expect("`define` refuses larger tensors")
     }
 
     /// Sets a value's type and shape, and learns the sizes of its symbols.
     pub fn define(&mut self, value: ValueId, scalar: Scalar, dims: &[usize]) -> Result<()> {
-        let bytes = dims.iter().try_fold(scalar.bytes(), |bytes, &dim| bytes.checked_mul(dim));
+        let count = dims.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+        let bytes = count.and_then(|count| scalar.byte_len(count));
         if bytes.is_none_or(|bytes| bytes > 1 << 40) {
             return Err(Error::invalid(format!("a tensor of {dims:?} elements is too large")));
         }
@@ -195,6 +197,12 @@ impl<'b> Builder<'b> {
     /// address for both.
     pub fn copy(&mut self, node: u32, to: ValueId, from: ValueId) {
         self.works.push(Work { nodes: vec![node], task: Task::Copy { to, from, offset_bytes: 0 } });
+    }
+
+    /// True when an element-wise program computes `value`.
+    pub fn is_mapped(&self, value: ValueId) -> bool {
+        let is_source = |work: &Work| matches!(&work.task, Task::Map(map) if map.output == value);
+        self.works.iter().rev().any(is_source)
     }
 
     /// True when no kernel of this schedule writes `value`: a constant, or an input. Kernels may read it before those in
@@ -409,6 +417,19 @@ impl<'b, 'k> Layout<'b, 'k> {
         })
     }
 
+    /// The family's own kernel for a cast, else the interpreter.
+    fn map_plan(&self, map: &Map) -> Result<Plan> {
+        use tenon_kernels::gpu::{cast, elementwise};
+        if let Some((from, to, total)) = map.cast() {
+            let own = cast::plan_for(self.builder.target.arch, from, to, total);
+            if let Some(plan) = own.map_err(crate::operator::refused)? {
+                return Ok(plan);
+            }
+        }
+        let program = map.program().ok_or_else(|| Error::internal("a map grew too large"))?;
+        elementwise::plan(&program).map_err(crate::operator::refused)
+    }
+
     fn finish(mut self, outputs: &[ValueId]) -> Result<Schedule> {
         let mut steps = Vec::new();
         let works = std::mem::take(&mut self.builder.works);
@@ -418,9 +439,7 @@ impl<'b, 'k> Layout<'b, 'k> {
                     self.launches(position, plan, &operands, work.nodes, &mut steps)?;
                 }
                 Task::Map(map) => {
-                    let program = map.program().ok_or_else(|| Error::internal("a map grew too large"))?;
-                    let plan =
-                        tenon_kernels::gpu::elementwise::plan(&program).map_err(crate::operator::refused)?;
+                    let plan = self.map_plan(&map)?;
                     let operands: Vec<Option<ValueId>> = std::iter::once(map.output)
                         .chain(map.inputs.iter().map(|i| i.value))
                         .map(Some)

@@ -4,6 +4,7 @@
 //! one planner for each kind of main loop; `arch.toml` says which serves a family. What a main loop cannot address is
 //! refused with the reason; the caller packs the operand or uses another kernel.
 
+pub mod convolution;
 pub mod mfma;
 pub mod mma_sync;
 pub mod nbits;
@@ -16,22 +17,37 @@ use super::launch::Plan;
 use super::unit::Unit;
 use crate::error::{KernelError, Result};
 
+pub use convolution::Convolution;
 pub use problem::{
-    A, Activation, B, BIAS, Bias, D, Element, Epilogue, Kind, Layout, M_SCALE, Matrix, N_SCALE, Problem,
-    RESIDUAL, Result as Output, UP,
+    A, A_BLOCKS, Activation, B, B_BLOCKS, BIAS, BLOCK, Bias, D, Element, Epilogue, Kind, Layout, M_SCALE,
+    Matrix, N_SCALE, Problem, RESIDUAL, Result as Output, UP,
 };
 
 /// The launches of a problem with the parameters that the family's table gives it.
 pub fn plan_for(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
     problem.check()?;
-    match mainloop(arch)? {
+    let mainloop = mainloop(arch)?;
+    if mainloop != Mainloop::Wgmma {
+        problem.check_plain_epilogue()?;
+    }
+    match mainloop {
         Mainloop::Wgmma => wgmma::plan(arch, problem, &wgmma::select(arch, problem, chip)?, chip),
         Mainloop::MmaSync => mma_sync::plan_for(arch, problem, chip),
-        Mainloop::Mfma if problem.epilogue.is_gated => {
-            Err(KernelError::parameter(format!("arch '{arch}' has no gated products")))
-        }
         Mainloop::Mfma => mfma::plan(arch, problem, &mfma::select(arch, problem, chip)?, chip),
     }
+}
+
+/// The launches of a convolution, for families whose copies gather windows.
+pub fn plan_convolution(arch: &str, convolution: &Convolution, chip: &Chip) -> Result<Plan> {
+    match mainloop(arch)? {
+        Mainloop::Wgmma => wgmma::plan_convolution(arch, convolution, chip),
+        _ => Err(KernelError::parameter(format!("arch '{arch}' gathers no windows"))),
+    }
+}
+
+/// Whether products of the family gather windows.
+pub fn has_convolutions(arch: &str) -> bool {
+    matches!(mainloop(arch), Ok(Mainloop::Wgmma))
 }
 
 /// The launches of a problem with the kernel called `symbol`, which the family's table holds for its kind.
@@ -49,6 +65,7 @@ pub fn plan_symbol(arch: &str, problem: &Problem, symbol: &str, chip: &Chip) -> 
             wgmma::plan(arch, problem, &found.ok_or_else(unnamed)?.params, chip)
         }
         Mainloop::Mfma => {
+            problem.check_plain_epilogue()?;
             let choices = mfma::table(arch)?.choices(problem, chip);
             let found = choices.iter().find(|(params, _)| params.symbol(arch, problem.kind) == symbol);
             mfma::plan(arch, problem, &found.ok_or_else(unnamed)?.0, chip)

@@ -6,7 +6,8 @@ use crate::gpu::launch;
 /// Numbers of the operands of a plan. Every address is a multiple of 16 bytes.
 ///
 /// `A`: m x k, or k x m where it is transposed. `B`: k x n, or n x k where it is transposed (as a linear layer keeps its
-/// weights). `D`: m x n. `UP`: as B, read where the epilogue is gated. `BIAS`: n elements. `RESIDUAL`: m x n elements of D's type. `M_SCALE`, `N_SCALE`: m and n f32.
+/// weights). `D`: m x n. `A_BLOCKS`, `B_BLOCKS`: scales of block-scaled operands as [`super::mfma::blocks`] packs them.
+/// `UP`: as B, read where the epilogue is gated. `BIAS`: n elements. `RESIDUAL`: m x n elements of D's type. `M_SCALE`, `N_SCALE`: m and n f32.
 pub const A: usize = 0;
 pub const B: usize = 1;
 pub const D: usize = 2;
@@ -15,6 +16,11 @@ pub const RESIDUAL: usize = 4;
 pub const M_SCALE: usize = 5;
 pub const N_SCALE: usize = 6;
 pub const UP: usize = 7;
+pub const A_BLOCKS: usize = 8;
+pub const B_BLOCKS: usize = 9;
+
+/// Values along K that share a scale of a block-scaled operand.
+pub const BLOCK: usize = 32;
 
 /// Type of the elements of A and B. Sums are f32, those of integers i32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +32,10 @@ pub enum Element {
     F32,
     E4M3,
     S8,
+    /// E4M3 with an E8M0 scale for each 32 along K (OCP MXFP8).
+    MXFP8,
+    /// E2M1 with an E8M0 scale for each 32 along K (OCP MXFP4). A byte, which strides count, holds two, the first one low.
+    MXFP4,
 }
 
 /// Type of the elements of D.
@@ -99,7 +109,8 @@ pub enum Bias {
     Output,
 }
 
-/// What follows a product, in this order: alpha, scales, bias, activation, beta times the residual.
+/// What follows a product, in this order: alpha, scales, bias, activation, beta times the residual. The forms of a
+/// convolution, a bias along rows and a residual before the activation, only some families have.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Epilogue {
     /// `D = activation(alpha A B) (alpha A UP)`, as in SwiGLU, GEGLU and ReGLU; nothing else may follow.
@@ -108,8 +119,12 @@ pub struct Epilogue {
     pub has_m_scale: bool,
     pub has_n_scale: bool,
     pub bias: Option<Bias>,
+    /// The bias has m elements, one for each row of D, instead of n.
+    pub is_bias_along_rows: bool,
     pub activation: Activation,
     pub residual: Option<Matrix>,
+    /// The residual is added before the activation.
+    pub is_residual_first: bool,
     pub beta: f32,
 }
 
@@ -121,8 +136,10 @@ impl Default for Epilogue {
             has_m_scale: false,
             has_n_scale: false,
             bias: None,
+            is_bias_along_rows: false,
             activation: Activation::None,
             residual: None,
+            is_residual_first: false,
             beta: 1.0,
         }
     }
@@ -147,8 +164,22 @@ impl Element {
         match self {
             Element::BF16 | Element::F16 => 2,
             Element::TF32 | Element::F32 => 4,
-            Element::E4M3 | Element::S8 => 1,
+            Element::E4M3 | Element::S8 | Element::MXFP8 | Element::MXFP4 => 1,
         }
+    }
+
+    /// Values along K that one of [`Element::bytes`] holds.
+    pub fn values(self) -> usize {
+        if self == Element::MXFP4 { 2 } else { 1 }
+    }
+
+    pub fn bits(self) -> usize {
+        8 * self.bytes() / self.values()
+    }
+
+    /// Whether the operand has block scales.
+    pub fn has_blocks(self) -> bool {
+        matches!(self, Element::MXFP8 | Element::MXFP4)
     }
 
     /// As symbols and tables spell it.
@@ -160,6 +191,8 @@ impl Element {
             Element::F32 => "f32",
             Element::E4M3 => "e4m3",
             Element::S8 => "s8",
+            Element::MXFP8 => "mxfp8",
+            Element::MXFP4 => "mxfp4",
         }
     }
 
@@ -168,7 +201,7 @@ impl Element {
             Element::BF16 => launch::Element::BF16,
             Element::F16 => launch::Element::F16,
             Element::TF32 | Element::F32 => launch::Element::F32,
-            Element::E4M3 | Element::S8 => launch::Element::U8,
+            Element::E4M3 | Element::S8 | Element::MXFP8 | Element::MXFP4 => launch::Element::U8,
         }
     }
 }
@@ -227,7 +260,8 @@ impl Kind {
     pub fn parse(name: &str) -> Checked<Self> {
         let unknown = || KernelError::table(format!("'{name}' names no kind of product"));
         let [a, b, output, layout] = name.split('_').collect::<Vec<_>>()[..] else { return Err(unknown()) };
-        let inputs = [Element::BF16, Element::F16, Element::TF32, Element::F32, Element::E4M3, Element::S8];
+        use Element::{BF16, E4M3, F16, F32, MXFP4, MXFP8, S8, TF32};
+        let inputs = [BF16, F16, TF32, F32, E4M3, S8, MXFP8, MXFP4];
         let outputs = [Result::BF16, Result::F16, Result::F32, Result::I32];
         let layouts =
             [false, true].map(|a| [false, true].map(|b| Layout { is_a_transposed: a, is_b_transposed: b }));
@@ -264,12 +298,30 @@ impl Problem {
             return Err(KernelError::parameter("a gate has an activation, and nothing follows it"));
         }
         let layout = self.kind.layout;
+        if self.kind.input.has_blocks() && (layout != Layout::NT || !k.is_multiple_of(BLOCK)) {
+            return Err(KernelError::parameter(format!(
+                "{} operands are m x k and n x k with K a multiple of {BLOCK}, found {} and {k}",
+                self.kind.input.name(),
+                layout.name()
+            )));
+        }
+        let k = k / self.kind.input.values();
         let (a_rows, a_columns) = if layout.is_a_transposed { (k, m) } else { (m, k) };
         let (b_rows, b_columns) = if layout.is_b_transposed { (n, k) } else { (k, n) };
         check_matrix("A", &self.a, a_rows, a_columns)?;
         check_matrix("B", &self.b, b_rows, b_columns)?;
         check_matrix("D", &self.d, m, n)?;
         self.epilogue.residual.map_or(Ok(()), |residual| check_matrix("the residual", &residual, m, n))
+    }
+
+    /// Refuses the epilogues of convolutions, for main loops that do not have them.
+    pub(super) fn check_plain_epilogue(&self) -> Checked<()> {
+        if self.epilogue.is_bias_along_rows || self.epilogue.is_residual_first {
+            return Err(KernelError::parameter(
+                "this family has no bias along rows and no residual before the activation",
+            ));
+        }
+        Ok(())
     }
 
     /// Refuses what copies of 16 bytes cannot address, naming what is wrong.

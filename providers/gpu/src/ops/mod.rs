@@ -3,21 +3,34 @@
 mod activation;
 mod attention;
 mod conv;
+mod conv_matrix;
 mod einsum;
 mod elementwise;
+mod extents;
 mod gather;
+mod generate;
 mod index;
+mod integer;
 mod layout;
+mod loss;
 mod matmul;
+mod microscaling;
+mod narrow;
 mod nbits;
 mod norm;
+mod order;
 mod pool;
 mod quantize;
+mod quantized;
 mod recurrent;
 mod reduce;
+mod scatter;
 mod softmax;
+mod state;
+mod tail;
 mod tensor;
 mod view;
+mod window;
 
 use crate::operator::{Decline, Lowered, Lowering};
 
@@ -34,6 +47,12 @@ const FAMILIES: &[&[Family]] = &[
     activation::FAMILIES,
     view::FAMILIES,
     index::FAMILIES,
+    order::FAMILIES,
+    scatter::FAMILIES,
+    state::FAMILIES,
+    window::FAMILIES,
+    generate::FAMILIES,
+    loss::FAMILIES,
     layout::FAMILIES,
     gather::FAMILIES,
     recurrent::FAMILIES,
@@ -43,17 +62,28 @@ const FAMILIES: &[&[Family]] = &[
     matmul::FAMILIES,
     nbits::FAMILIES,
     quantize::FAMILIES,
+    quantized::FAMILIES,
+    quantized::scaled::FAMILIES,
+    integer::product::FAMILIES,
+    integer::conv::FAMILIES,
     einsum::FAMILIES,
     conv::FAMILIES,
     pool::FAMILIES,
     attention::group_query::FAMILIES,
+    attention::multi_head::FAMILIES,
     attention::onnx::FAMILIES,
+    attention::paged::FAMILIES,
+    attention::projected::FAMILIES,
     attention::rotary::FAMILIES,
 ];
 
 /// The operator of a node, or why there is none.
 pub(crate) fn lower(lowering: &Lowering<'_>) -> Lowered {
     let node = lowering.node;
+    narrow::check(lowering)?;
+    if node.domain().is_empty() && narrow::is_cast(lowering) {
+        return narrow::cast(lowering);
+    }
     let mut families = FAMILIES.iter().copied().flatten();
     let found = families
         .find(|family| family.domain == node.domain() && family.op_types.contains(&node.op_type()))

@@ -24,23 +24,33 @@ const COOPERATIVE: &[&str] = &[
     "recurrent_rnn_",
     "reduce_block_",
     "reduce_few_",
+    "reduce_tile_",
     "reduce_wave_",
     "find_extreme_row_",
     "reduce_row_",
     "reduce_column_",
     "reduce_parts_",
     "find_extreme_block_",
-    "softmax_wave_",
-    "softmax_block",
-    "softmax_long_",
+    "softmax_",
     "normalize_",
+    "add_normalize_",
     "norm_",
     "matmul_tile",
     "matmul_wave_",
     "conv_product",
     "conv_patches",
     "attention_plain_",
+    "attention_append_",
     "largest_of_",
+    "signed_rows",
+    "matmul_bytes",
+    "dynamic_range_",
+    "dynamic_scale",
+    "sample_",
+    "scan_rows_",
+    "top_k_",
+    "linear_attention_",
+    "loss_total",
 ];
 
 /// Kernels of `device/` as functions of the host; a unit is compiled when one of its kernels is first asked for.
@@ -61,7 +71,9 @@ impl Library {
     fn new(folder: &Path) -> Library {
         let arch = arch::find(ARCH).expect("the family is known");
         let mut units = arch.units().expect("the units are well formed");
-        let device = |path: &str| path.starts_with("device/") || path.ends_with("/scalar_primitives.cuh");
+        let given = ["/scalar_primitives.cuh", "/atomic_primitives.cuh"];
+        let device =
+            |path: &str| path.starts_with("device/") || given.iter().any(|name| path.ends_with(name));
         units.retain(|unit| unit.texts.iter().all(|text| device(text.path)));
         Library { folder: folder.to_owned(), units, loaded: Mutex::default() }
     }

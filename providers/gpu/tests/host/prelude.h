@@ -85,6 +85,18 @@ static inline unsigned wave_xor(unsigned value, int mask) {
     return other;
 }
 
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+
+// Blocks run one after the other, and threads change places at barriers alone.
+static inline unsigned atomicAdd(unsigned *at, unsigned value) { return (*at += value) - value; }
+static inline void __threadfence() {}
+static inline unsigned atomic_add(unsigned *at, unsigned value) { return atomicAdd(at, value); }
+static inline unsigned atomic_max(unsigned *at, unsigned value) {
+    unsigned before = *at;
+    if (value > before) *at = value;
+    return before;
+}
+
 // Conversions of half types, rounding to the nearest even.
 static inline float f16_to_f32(unsigned short h) { return (float)reinterpret<_Float16>(h); }
 static inline unsigned short f32_to_f16(float f) { return reinterpret<unsigned short>((_Float16)f); }

@@ -2,11 +2,16 @@
 //! compiled for the host.
 
 mod attention;
+mod attention_paged;
 mod harness;
 #[path = "../host/mod.rs"]
 mod host;
+mod narrow;
+mod pick;
+mod products;
 mod quantize;
 mod recurrent;
+mod sampling;
 mod tuned;
 
 use harness::{Array, Session, download, open, upload};
