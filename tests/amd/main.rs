@@ -10,5 +10,6 @@ mod device;
 mod harness;
 mod matmul;
 mod mistake;
+mod order;
 mod product;
 mod quantize;

@@ -77,9 +77,11 @@ __device__ __forceinline__ u32 lane_number() {
     return __builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0));
 }
 
-// All waves of the workgroup arrive; what they wrote before is seen after.
+// All waves of the workgroup arrive; what they wrote before is seen after. The wait for LDS (lgkmcnt 0) is said aloud,
+// because the compiler drops that of the fence from a barrier at the head of a loop whose body ends with writes.
 __device__ __forceinline__ void __syncthreads() {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+    __builtin_amdgcn_s_waitcnt(0xc07f);
     __builtin_amdgcn_s_barrier();
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
