@@ -20,6 +20,7 @@ const PARTIAL: u32 = 256;
 /// [`crate::gpu::matmul::A`] documents.
 pub fn plan(arch: &str, problem: &Problem, params: &Params, parts: usize, chip: &Chip) -> Result<Plan> {
     problem.check()?;
+    problem.check_copies()?;
     params.check(problem.kind, chip)?;
     if problem.epilogue.is_gated {
         return Err(KernelError::parameter("this main loop has no gated products"));

@@ -56,3 +56,14 @@ fn gated_products_are_refused() {
     gated.epilogue.activation = crate::gpu::matmul::Activation::Silu;
     assert!(plan_for("sm80", &gated, chip).unwrap_err().to_string().contains("gated"));
 }
+
+#[test]
+fn what_copies_of_16_bytes_cannot_address_is_refused_with_the_reason() {
+    let chip = &arch::find("sm80").unwrap().chips().unwrap()[0];
+    let refused = |problem: &Problem| plan_for("sm80", problem, chip).unwrap_err().to_string();
+    assert!(refused(&problem("bf16_bf16_bf16_nn", 2, 4, 3)).contains("multiple of 16 bytes"));
+    assert!(refused(&problem("tf32_tf32_f32_nt", 64, 64, 30)).contains("multiple of 16 bytes"));
+    let mut sliced = problem("f16_f16_f16_nt", 64, 64, 64);
+    sliced.b.row_stride = 65;
+    assert!(refused(&sliced).contains("B has rows"));
+}
