@@ -43,6 +43,18 @@ impl Row {
         }
     }
 
+    /// The number `key`, which may be written as an integer.
+    pub fn number(&self, key: &str) -> Result<f64> {
+        match self.get(key) {
+            Some(Value::Number(v)) => Ok(*v),
+            Some(Value::Integer(v)) => Ok(*v as f64),
+            found => Err(KernelError::table(format!(
+                "row [[{}]]: {key} must be a number, found {found:?}",
+                self.name
+            ))),
+        }
+    }
+
     /// The string `key`.
     pub fn text(&self, key: &str) -> Result<&str> {
         match self.get(key) {
@@ -113,6 +125,8 @@ mod tests {
         assert_eq!(rows[0].size("x").unwrap(), 1024);
         assert_eq!(rows[0].get("y"), Some(&Value::Number(2.5)));
         assert_eq!(rows[0].text("z").unwrap(), "a # b");
+        assert_eq!((rows[0].number("x").unwrap(), rows[0].number("y").unwrap()), (1024.0, 2.5));
+        assert!(rows[0].number("z").unwrap_err().to_string().contains("z must be a number"));
     }
 
     #[test]

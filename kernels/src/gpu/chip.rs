@@ -1,8 +1,8 @@
 //! Facts of the chips that a folder under `arch/` serves, read from its `chips.toml`.
 
-use crate::error::{KernelError, Result};
+use crate::error::Result;
 use crate::estimate::Peak;
-use crate::table::{self, Row, Value};
+use crate::table::{self, Row};
 
 /// A GPU model.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,20 +59,10 @@ fn chip(row: &Row) -> Result<Chip> {
         shared_bytes: size("shared_bytes")?,
         registers: size("registers")?,
         l2_bytes: row.size("l2_bytes")? as u64,
-        memory_bytes: number(row, "memory_gb")? as u64 * 1_000_000_000,
-        bytes_per_second: number(row, "memory_gb_per_second")? * 1e9,
-        bf16_flops_per_second: number(row, "bf16_tflops")? * 1e12,
-        fp8_flops_per_second: number(row, "fp8_tflops")? * 1e12,
-        clock_hz: number(row, "clock_mhz")? * 1e6,
+        memory_bytes: row.number("memory_gb")? as u64 * 1_000_000_000,
+        bytes_per_second: row.number("memory_gb_per_second")? * 1e9,
+        bf16_flops_per_second: row.number("bf16_tflops")? * 1e12,
+        fp8_flops_per_second: row.number("fp8_tflops")? * 1e12,
+        clock_hz: row.number("clock_mhz")? * 1e6,
     })
-}
-
-fn number(row: &Row, key: &str) -> Result<f64> {
-    match row.get(key) {
-        Some(Value::Number(v)) => Ok(*v),
-        Some(Value::Integer(v)) => Ok(*v as f64),
-        found => {
-            Err(KernelError::table(format!("row [[{}]]: {key} must be a number, found {found:?}", row.name)))
-        }
-    }
 }

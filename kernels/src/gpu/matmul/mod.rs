@@ -4,6 +4,7 @@
 //! one planner for each kind of main loop; `arch.toml` says which serves a family. What a main loop cannot address is
 //! refused with the reason; the caller packs the operand or uses another kernel.
 
+mod choice;
 pub mod convolution;
 pub mod mfma;
 pub mod mma_sync;
@@ -17,6 +18,7 @@ use super::launch::Plan;
 use super::unit::Unit;
 use crate::error::{KernelError, Result};
 
+pub use choice::{Candidate, Shapes};
 pub use convolution::Convolution;
 pub use problem::{
     A, A_BLOCKS, Activation, B, B_BLOCKS, BIAS, BLOCK, Bias, D, Element, Epilogue, Kind, Layout, M_SCALE,

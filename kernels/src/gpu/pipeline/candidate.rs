@@ -5,7 +5,7 @@ use super::{Estimate, attention, product};
 use crate::error::{KernelError, Result};
 use crate::gpu::arch::{self, Mainloop};
 use crate::gpu::attention::Problem as Attention;
-use crate::gpu::matmul::{Problem, mfma, wgmma};
+use crate::gpu::matmul::{Candidate, Problem, mfma, wgmma};
 
 /// A compiled kernel for a problem.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ fn mfma_choices(problem: &Problem, machine: &Machine) -> Result<Vec<Choice>> {
     let chosen = mfma::select(machine.arch, problem, chip)?;
     let table = mfma::table(machine.arch)?;
     let name = |params: &mfma::Params| {
-        let is_it = |known: &&mfma::Candidate| {
+        let is_it = |known: &&Candidate<mfma::Params>| {
             known.kinds.contains(&problem.kind)
                 && mfma::Params { splits: params.splits, chunk: params.chunk, ..known.params } == *params
         };

@@ -173,21 +173,21 @@ fn own_products(arch: &Arch) -> Result<Vec<Measured>> {
         let chip = chip.ok_or_else(|| KernelError::table(format!("matmul.toml: no chip '{}'", row.chip)))?;
         let machine = Machine::of(arch, chip.clone())?;
         let params = &table.candidates[row.candidate].params;
-        let (m, n, k) = (at(row.m), at(row.n), at(row.k));
+        let (m, n, k) = (at(row.shapes.m), at(row.shapes.n), at(row.shapes.k));
         let (rows, columns) = if params.is_swapped { (n, m) } else { (m, n) };
         let shape = Shape {
-            out_bits: 8 * row.kind.output.bytes() as u32,
-            ..Shape::new([rows, columns, k], 8 * row.kind.input.bytes() as u32)
+            out_bits: 8 * row.shapes.kind.output.bytes() as u32,
+            ..Shape::new([rows, columns, k], 8 * row.shapes.kind.input.bytes() as u32)
         };
         found.push(Measured {
             chip: row.chip.clone(),
             kernel: table.candidates[row.candidate].name.clone(),
-            dtype: row.kind.input.name().to_owned(),
+            dtype: row.shapes.kind.input.name().to_owned(),
             seconds: row.microseconds * 1e-6,
             peer_seconds: Some(row.peer_microseconds * 1e-6),
             source: "matmul.toml".to_owned(),
             role: Role::Fit,
-            structure: Structure::Product(shape, Tile::wgmma(params, row.kind, &machine)),
+            structure: Structure::Product(shape, Tile::wgmma(params, row.shapes.kind, &machine)),
         });
     }
     Ok(found)

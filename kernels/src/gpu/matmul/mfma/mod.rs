@@ -19,7 +19,7 @@ pub(super) use packed::{output_of, pack_codes};
 pub use packed::{packed, packed_units};
 pub use params::{Params, Schedule, Step};
 pub use plan::plan;
-pub use select::{Candidate, Row, Table};
+pub use select::{Row, Table};
 
 /// The table of a family.
 pub fn table(arch: &str) -> Result<&'static Table> {
@@ -31,7 +31,7 @@ pub fn table(arch: &str) -> Result<&'static Table> {
 pub fn select(arch: &str, problem: &Problem, chip: &Chip) -> Result<Params> {
     problem.check()?;
     plan::check_addresses(problem)?;
-    table(arch)?.select(arch, problem, chip)
+    table(arch)?.select(problem, chip)
 }
 
 /// Every kernel that the table can choose.

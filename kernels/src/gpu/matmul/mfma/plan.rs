@@ -1,11 +1,11 @@
 //! A product on CDNA as a launch: the grid, the workspace of a split, and the structure that the kernel reads.
 
 use super::params::Params;
-use super::select;
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Launch, Plan};
+use crate::gpu::matmul::choice::bytes;
 use crate::gpu::matmul::{
     A, A_BLOCKS, Activation, B, B_BLOCKS, BIAS, Bias, D, Layout, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL,
     UP,
@@ -193,5 +193,5 @@ fn flags(problem: &Problem) -> u32 {
 fn cost(problem: &Problem) -> Cost {
     let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
     let products = if problem.epilogue.is_gated { 2.0 } else { 1.0 };
-    Cost { flops: products * 2.0 * batches * m * n * k, bytes: select::bytes(problem) }
+    Cost { flops: products * 2.0 * batches * m * n * k, bytes: bytes(problem) }
 }

@@ -5,26 +5,14 @@ use super::params::{self, Params, Schedule};
 use super::swizzle::ROW_BYTES;
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
-use crate::gpu::matmul::{Kind, Output, Problem};
-use crate::table::{self, Value};
-
-/// A compiled set of parameters.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    pub name: String,
-    pub params: Params,
-    /// What it is compiled for.
-    pub kinds: Vec<Kind>,
-}
+use crate::gpu::matmul::choice::{self, Candidate, Shapes, bytes, count, least, none_for, tile_count};
+use crate::gpu::matmul::{Output, Problem};
+use crate::table;
 
 /// A choice for a range of shapes.
 #[derive(Clone, Debug)]
 pub struct Row {
-    pub kind: Kind,
-    /// Inclusive bounds.
-    pub m: (usize, usize),
-    pub n: (usize, usize),
-    pub k: (usize, usize),
+    pub shapes: Shapes,
     /// Index among the table's candidates.
     pub candidate: usize,
     pub splits: u32,
@@ -56,7 +44,7 @@ struct Model {
 /// A family's `matmul.toml`.
 #[derive(Clone, Debug)]
 pub struct Table {
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<Candidate<Params>>,
     pub rows: Vec<Row>,
     model: Model,
 }
@@ -66,39 +54,23 @@ impl Table {
     pub fn parse(text: &str) -> Result<Self> {
         let blocks = table::parse(text)?;
         let named = |name: &'static str| blocks.iter().filter(move |block| block.name == name);
-        let model =
-            named("model").next().ok_or_else(|| KernelError::table("matmul.toml has no [[model]]"))?;
-        let candidates: Vec<Candidate> = named("candidate").map(candidate).collect::<Result<_>>()?;
+        let model = choice::model(&blocks)?;
+        let candidates: Vec<Candidate<Params>> = named("candidate").map(candidate).collect::<Result<_>>()?;
         let rows = named("row").map(|block| row(block, &candidates)).collect::<Result<_>>()?;
         Ok(Self { rows, model: read_model(model)?, candidates })
     }
 
     /// The parameters for a problem.
-    pub(super) fn select(&self, arch: &str, problem: &Problem, chip: &Chip) -> Result<Params> {
-        let inside = |bounds: (usize, usize), v: usize| bounds.0 <= v && v <= bounds.1;
-        let holds = |row: &&Row| {
-            row.kind == problem.kind
-                && row.chip == chip.name
-                && !problem.epilogue.is_gated
-                && problem.batches == 1
-                && inside(row.m, problem.m)
-                && inside(row.n, problem.n)
-                && inside(row.k, problem.k)
-        };
+    pub(super) fn select(&self, problem: &Problem, chip: &Chip) -> Result<Params> {
+        let holds =
+            |row: &&Row| row.chip == chip.name && !problem.epilogue.is_gated && row.shapes.hold(problem);
         if let Some(row) = self.rows.iter().find(holds) {
             let params = self.candidates[row.candidate].params;
             let splits = row.splits.min(most_splits(problem, &params));
             return Ok(with_chunk(Params { splits, ..params }, problem, chip));
         }
-        let timed = self.choices(problem, chip).into_iter();
-        let best = timed.min_by(|a, b| a.1.total_cmp(&b.1));
-        best.map(|(params, _)| with_chunk(params, problem, chip)).ok_or_else(|| {
-            KernelError::parameter(format!(
-                "no kernel of arch '{arch}' is compiled for {}products of kind {}",
-                if problem.epilogue.is_gated { "gated " } else { "" },
-                problem.kind.name()
-            ))
-        })
+        let timed = self.choices(problem, chip).into_iter().map(|(params, seconds)| (seconds, params));
+        least(timed).map(|params| with_chunk(params, problem, chip)).ok_or_else(|| none_for(problem))
     }
 
     /// Every candidate for the problem, with the splits that serve it best and its estimated time in seconds.
@@ -186,66 +158,36 @@ fn with_chunk(params: Params, problem: &Problem, chip: &Chip) -> Params {
     Params { chunk: if is_worth_it { params.chunk } else { 0 }, ..params }
 }
 
-/// Bytes that a problem moves at least once.
-pub(super) fn bytes(problem: &Problem) -> f64 {
-    let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
-    let matrices = |matrix| batches / problem.share(matrix) as f64;
-    let weights = if problem.epilogue.is_gated { 2.0 } else { 1.0 };
-    let inputs = m * k * matrices(&problem.a) + weights * k * n * matrices(&problem.b);
-    inputs * problem.kind.input.bits() as f64 / 8.0 + batches * m * n * problem.kind.output.bytes() as f64
-}
-
-fn tile_count(extent: usize, tile: u32) -> f64 {
-    extent.div_ceil(tile as usize) as f64
-}
-
-fn candidate(block: &table::Row) -> Result<Candidate> {
-    let count =
-        |key: &str, default| block.size_or(key, default).map(|v| u32::try_from(v).unwrap_or(u32::MAX));
+fn candidate(block: &table::Row) -> Result<Candidate<Params>> {
     let schedule = block.text("schedule")?;
     let schedule = Schedule::ALL.into_iter().find(|known| known.name() == schedule).ok_or_else(|| {
         KernelError::table(format!("schedule '{schedule}': pingpong, ring, staged or stream"))
     })?;
     let params = Params {
         schedule,
-        bm: count("bm", None)?,
-        bn: count("bn", None)?,
-        waves_m: count("waves_m", None)?,
-        waves_n: count("waves_n", None)?,
-        mma: count("mma", Some(16))?,
-        stages: count("stages", None)?,
-        group: count("group", Some(8))?,
-        chunk: count("chunk", Some(64))?,
+        bm: count(block, "bm", None)?,
+        bn: count(block, "bn", None)?,
+        waves_m: count(block, "waves_m", None)?,
+        waves_n: count(block, "waves_n", None)?,
+        mma: count(block, "mma", Some(16))?,
+        stages: count(block, "stages", None)?,
+        group: count(block, "group", Some(8))?,
+        chunk: count(block, "chunk", Some(64))?,
         splits: 1,
-        is_gated: count("gated", Some(0))? != 0,
+        is_gated: count(block, "gated", Some(0))? != 0,
     };
-    let kinds: Vec<Kind> = block.text("kinds")?.split_whitespace().map(Kind::parse).collect::<Result<_>>()?;
-    Ok(Candidate { name: block.text("name")?.to_owned(), params, kinds })
+    Candidate::read(block, params)
 }
 
-fn row(block: &table::Row, candidates: &[Candidate]) -> Result<Row> {
-    // `m = 64` is one extent, `m_min` and `m_max` are a range.
-    let bounds = |key: &str| -> Result<(usize, usize)> {
-        if block.get(key).is_some() {
-            return block.size(key).map(|v| (v, v));
-        }
-        let (low, high) = (format!("{key}_min"), format!("{key}_max"));
-        Ok((block.size_or(&low, Some(0))?, block.size_or(&high, Some(usize::MAX))?))
-    };
-    let kind = Kind::parse(block.text("kind")?)?;
-    let name = block.text("candidate")?;
-    let found = candidates.iter().position(|c| c.name == name && c.kinds.contains(&kind));
+fn row(block: &table::Row, candidates: &[Candidate<Params>]) -> Result<Row> {
+    let shapes = Shapes::read(block)?;
     let evidence = block.text("evidence")?;
     if !["estimate", "published", "measured"].contains(&evidence) {
         return Err(KernelError::table(format!("evidence '{evidence}': estimate, published or measured")));
     }
     Ok(Row {
-        kind,
-        m: bounds("m")?,
-        n: bounds("n")?,
-        k: bounds("k")?,
-        candidate: found
-            .ok_or_else(|| KernelError::table(format!("no candidate '{name}' of kind {}", kind.name())))?,
+        candidate: Candidate::named(candidates, block, shapes.kind)?,
+        shapes,
         splits: u32::try_from(block.size_or("splits", Some(1))?).unwrap_or(u32::MAX),
         chip: block.text("chip")?.to_owned(),
         evidence: evidence.to_owned(),
@@ -254,24 +196,14 @@ fn row(block: &table::Row, candidates: &[Candidate]) -> Result<Row> {
 
 fn read_model(block: &table::Row) -> Result<Model> {
     Ok(Model {
-        clock_share: number(block, "clock_share")?,
-        memory_share: number(block, "memory_share")?,
-        pingpong_cycles: number(block, "pingpong_cycles")?,
-        ring_cycles: number(block, "ring_cycles")?,
-        staged_cycles: number(block, "staged_cycles")?,
-        stream_cycles: number(block, "stream_cycles")?,
-        load_bytes_per_cycle: number(block, "load_bytes_per_cycle")?,
-        tile_cycles: number(block, "tile_cycles")?,
-        split_seconds: number(block, "split_us")? * 1e-6,
+        clock_share: block.number("clock_share")?,
+        memory_share: block.number("memory_share")?,
+        pingpong_cycles: block.number("pingpong_cycles")?,
+        ring_cycles: block.number("ring_cycles")?,
+        staged_cycles: block.number("staged_cycles")?,
+        stream_cycles: block.number("stream_cycles")?,
+        load_bytes_per_cycle: block.number("load_bytes_per_cycle")?,
+        tile_cycles: block.number("tile_cycles")?,
+        split_seconds: block.number("split_us")? * 1e-6,
     })
-}
-
-fn number(block: &table::Row, key: &str) -> Result<f64> {
-    match block.get(key) {
-        Some(Value::Number(v)) => Ok(*v),
-        Some(Value::Integer(v)) => Ok(*v as f64),
-        found => {
-            Err(KernelError::table(format!("[[{}]]: {key} must be a number, found {found:?}", block.name)))
-        }
-    }
 }

@@ -14,7 +14,7 @@ use crate::gpu::unit::Unit;
 
 pub use params::Params;
 pub use plan::plan;
-pub use select::{Candidate, Table};
+pub use select::Table;
 pub use stream::{stream, stream_units};
 
 /// The table of a family whose products have this main loop.

@@ -1,11 +1,11 @@
 //! A product by warps as launches: the product, and where its depth is split the sum of the parts.
 
 use super::params::Params;
-use super::select;
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Launch, Plan};
+use crate::gpu::matmul::choice::bytes;
 use crate::gpu::matmul::problem::{
     A, Activation, B, BIAS, Bias, D, Epilogue, M_SCALE, N_SCALE, Problem, RESIDUAL,
 };
@@ -55,7 +55,7 @@ pub fn plan(arch: &str, problem: &Problem, params: &Params, parts: usize, chip: 
         shared_bytes: params.shared_bytes(),
         args,
         is_dependent_launch: false,
-        cost: Cost { flops: 2.0 * batches * m * n * k, bytes: select::bytes(problem) },
+        cost: Cost { flops: 2.0 * batches * m * n * k, bytes: bytes(problem) },
     }];
     if parts == 1 {
         return Ok(Plan { launches, ..Plan::default() });

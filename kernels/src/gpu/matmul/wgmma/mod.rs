@@ -14,7 +14,7 @@ use crate::gpu::matmul::{Convolution, Problem};
 
 pub use params::Params;
 pub use plan::{plan, plan_packed, plan_windows};
-pub use select::{Candidate, Row, Table};
+pub use select::{Row, Table};
 
 /// The table of a family.
 pub fn table(arch: &str) -> Result<&'static Table> {

@@ -7,6 +7,7 @@ use crate::estimate::Cost;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Launch, Plan, Swizzle, TensorMap, Windows};
 use crate::gpu::matmul::Convolution;
+use crate::gpu::matmul::choice::bytes;
 use crate::gpu::matmul::nbits::Weights;
 use crate::gpu::matmul::problem::{
     A, Activation, B, BIAS, Bias, D, Kind, M_SCALE, Matrix, N_SCALE, Problem, RESIDUAL, UP,
@@ -325,5 +326,5 @@ fn flags(problem: &Problem, params: &Params, p: &Matrix, q: &Matrix) -> u32 {
 fn cost(problem: &Problem) -> Cost {
     let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
     let products = if problem.epilogue.is_gated { 2.0 } else { 1.0 };
-    Cost { flops: 2.0 * products * batches * m * n * k, bytes: select::bytes(problem) }
+    Cost { flops: 2.0 * products * batches * m * n * k, bytes: bytes(problem) }
 }

@@ -4,26 +4,14 @@
 use super::params::{Params, STAGE_ROW_BYTES};
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
-use crate::gpu::matmul::problem::{Kind, Problem};
-use crate::table::{self, Value};
-
-/// A compiled set of parameters.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    pub name: String,
-    pub params: Params,
-    /// What it is compiled for.
-    pub kinds: Vec<Kind>,
-}
+use crate::gpu::matmul::choice::{self, Candidate, Shapes, bytes, count, least, none_for, tile_count};
+use crate::gpu::matmul::problem::Problem;
+use crate::table;
 
 /// A measured choice: a range of shapes and the candidate that serves it best.
 #[derive(Clone, Debug)]
 pub struct Row {
-    pub kind: Kind,
-    /// Inclusive bounds.
-    pub m: (usize, usize),
-    pub n: (usize, usize),
-    pub k: (usize, usize),
+    pub shapes: Shapes,
     /// Index among the table's candidates.
     pub candidate: usize,
     /// Evidence: the chip, and microseconds of this choice and of the vendor's library on it.
@@ -64,7 +52,7 @@ struct Model {
 /// A family's `matmul.toml`.
 #[derive(Clone, Debug)]
 pub struct Table {
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<Candidate<Params>>,
     pub rows: Vec<Row>,
     packed_rows: Vec<PackedRow>,
     model: Model,
@@ -75,9 +63,9 @@ impl Table {
     pub fn parse(text: &str) -> Result<Self> {
         let blocks = table::parse(text)?;
         let named = |name: &'static str| blocks.iter().filter(move |block| block.name == name);
-        let model =
-            named("model").next().ok_or_else(|| KernelError::table("matmul.toml has no [[model]]"))?;
-        let candidates: Vec<Vec<Candidate>> = named("candidate").map(candidate).collect::<Result<_>>()?;
+        let model = choice::model(&blocks)?;
+        let candidates: Vec<Vec<Candidate<Params>>> =
+            named("candidate").map(candidate).collect::<Result<_>>()?;
         let candidates = candidates.concat();
         let rows = named("row").map(|block| row(block, &candidates)).collect::<Result<_>>()?;
         let packed_rows = named("packed_row").map(packed_row).collect::<Result<Vec<_>>>()?;
@@ -94,20 +82,12 @@ impl Table {
 
     /// The parameters for a problem.
     pub fn select(&self, problem: &Problem, chip: &Chip) -> Result<Params> {
-        let inside = |bounds: (usize, usize), v: usize| bounds.0 <= v && v <= bounds.1;
-        let holds = |row: &&Row| {
-            row.kind == problem.kind
-                && problem.batches == 1
-                && inside(row.m, problem.m)
-                && inside(row.n, problem.n)
-                && inside(row.k, problem.k)
-        };
         if problem.epilogue.is_gated {
             return self.fastest(problem, chip, 0);
         }
         // A row measured on this chip goes before one of its sibling.
-        let own = self.rows.iter().find(|row| row.chip == chip.name && holds(row));
-        if let Some(row) = own.or_else(|| self.rows.iter().find(holds)) {
+        let mut rows = self.rows.iter().filter(|row| row.shapes.hold(problem));
+        if let Some(row) = rows.clone().find(|row| row.chip == chip.name).or_else(|| rows.next()) {
             return Ok(self.candidates[row.candidate].params);
         }
         self.fastest(problem, chip, 0)
@@ -151,7 +131,12 @@ impl Table {
         self.least(problem, chip, |candidate| candidate.params.is_windows)
     }
 
-    fn least(&self, problem: &Problem, chip: &Chip, fits: impl Fn(&Candidate) -> bool) -> Result<Params> {
+    fn least(
+        &self,
+        problem: &Problem,
+        chip: &Chip,
+        fits: impl Fn(&Candidate<Params>) -> bool,
+    ) -> Result<Params> {
         let usable = self.candidates.iter().filter(|candidate| {
             let blocks = problem.k.div_ceil(candidate.params.bk(problem.kind) as usize);
             candidate.kinds.contains(&problem.kind)
@@ -160,13 +145,7 @@ impl Table {
         });
         let timed =
             usable.map(|candidate| (self.seconds(problem, &candidate.params, chip), candidate.params));
-        let best = timed.min_by(|a, b| a.0.total_cmp(&b.0));
-        best.map(|(_, params)| params).ok_or_else(|| {
-            KernelError::parameter(format!(
-                "no kernel is compiled for products of kind {}",
-                problem.kind.name()
-            ))
-        })
+        least(timed).ok_or_else(|| none_for(problem))
     }
 
     /// Estimated time of a problem: compute, loads into the units and memory overlap, the slowest dominates.
@@ -206,46 +185,30 @@ impl Table {
     }
 }
 
-/// Bytes that a problem moves at least once.
-pub(super) fn bytes(problem: &Problem) -> f64 {
-    let [m, n, k, batches] = [problem.m, problem.n, problem.k, problem.batches].map(|v| v as f64);
-    let matrices = |matrix| batches / problem.share(matrix) as f64;
-    let weights = if problem.epilogue.is_gated { 2.0 } else { 1.0 };
-    let inputs = m * k * matrices(&problem.a) + weights * k * n * matrices(&problem.b);
-    inputs * problem.kind.input.bytes() as f64 + batches * m * n * problem.kind.output.bytes() as f64
-}
-
 /// Clusters that run at a time, one block a unit. Units come in groups whose size larger clusters do not divide.
 pub(super) fn clusters(blocks: u32, chip: &Chip) -> u32 {
     let usable = if blocks > 2 { chip.compute_units * 10 / 11 } else { chip.compute_units };
     (usable / blocks).max(1)
 }
 
-fn tile_count(extent: usize, tile: u32) -> f64 {
-    extent.div_ceil(tile as usize) as f64
-}
-
 /// What a block describes: one candidate, or, of packed weights, one for each number of bits.
-fn candidate(block: &table::Row) -> Result<Vec<Candidate>> {
-    let count =
-        |key: &str, default| block.size_or(key, default).map(|v| u32::try_from(v).unwrap_or(u32::MAX));
+fn candidate(block: &table::Row) -> Result<Vec<Candidate<Params>>> {
     let params = Params {
-        bm: count("bm", None)?,
-        bn: count("bn", None)?,
-        stages: count("stages", None)?,
-        cluster_m: count("cluster_m", Some(1))?,
-        cluster_n: count("cluster_n", Some(1))?,
-        cluster_k: count("cluster_k", Some(1))?,
-        warpgroups: count("warpgroups", None)?,
-        panels: count("panels", Some(1))?,
-        is_swapped: count("swapped", Some(0))? != 0,
-        group: count("group", Some(8))?,
-        is_early: count("early", Some(0))? != 0,
-        is_gated: count("gated", Some(0))? != 0,
+        bm: count(block, "bm", None)?,
+        bn: count(block, "bn", None)?,
+        stages: count(block, "stages", None)?,
+        cluster_m: count(block, "cluster_m", Some(1))?,
+        cluster_n: count(block, "cluster_n", Some(1))?,
+        cluster_k: count(block, "cluster_k", Some(1))?,
+        warpgroups: count(block, "warpgroups", None)?,
+        panels: count(block, "panels", Some(1))?,
+        is_swapped: count(block, "swapped", Some(0))? != 0,
+        group: count(block, "group", Some(8))?,
+        is_early: count(block, "early", Some(0))? != 0,
+        is_gated: count(block, "gated", Some(0))? != 0,
         weight_bits: 0,
-        is_windows: count("windows", Some(0))? != 0,
+        is_windows: count(block, "windows", Some(0))? != 0,
     };
-    let kinds: Vec<Kind> = block.text("kinds")?.split_whitespace().map(Kind::parse).collect::<Result<_>>()?;
     let bits: Vec<u32> = match block.get("packed_bits") {
         None => vec![0],
         Some(_) => {
@@ -255,13 +218,7 @@ fn candidate(block: &table::Row) -> Result<Vec<Candidate>> {
                 .map_err(|_| KernelError::table("packed_bits must be numbers of bits, as in \"4 8\""))?
         }
     };
-    let name = block.text("name")?;
-    let one = |&weight_bits: &u32| Candidate {
-        name: name.to_owned(),
-        params: Params { weight_bits, ..params },
-        kinds: kinds.clone(),
-    };
-    Ok(bits.iter().map(one).collect())
+    bits.into_iter().map(|weight_bits| Candidate::read(block, Params { weight_bits, ..params })).collect()
 }
 
 fn packed_row(block: &table::Row) -> Result<PackedRow> {
@@ -272,51 +229,27 @@ fn packed_row(block: &table::Row) -> Result<PackedRow> {
     })
 }
 
-fn row(block: &table::Row, candidates: &[Candidate]) -> Result<Row> {
-    // `m = 64` is one extent, `m_min` and `m_max` are a range.
-    let bounds = |key: &str| -> Result<(usize, usize)> {
-        if block.get(key).is_some() {
-            return block.size(key).map(|v| (v, v));
-        }
-        let (low, high) = (format!("{key}_min"), format!("{key}_max"));
-        Ok((block.size_or(&low, Some(0))?, block.size_or(&high, Some(usize::MAX))?))
-    };
-    let kind = Kind::parse(block.text("kind")?)?;
-    let name = block.text("candidate")?;
-    let found = candidates.iter().position(|c| c.name == name && c.kinds.contains(&kind));
+fn row(block: &table::Row, candidates: &[Candidate<Params>]) -> Result<Row> {
+    let shapes = Shapes::read(block)?;
     Ok(Row {
-        kind,
-        m: bounds("m")?,
-        n: bounds("n")?,
-        k: bounds("k")?,
-        candidate: found
-            .ok_or_else(|| KernelError::table(format!("no candidate '{name}' of kind {}", kind.name())))?,
+        candidate: Candidate::named(candidates, block, shapes.kind)?,
+        shapes,
         chip: block.text("chip")?.to_owned(),
-        microseconds: number(block, "us")?,
-        peer_microseconds: number(block, "peer_us")?,
+        microseconds: block.number("us")?,
+        peer_microseconds: block.number("peer_us")?,
     })
 }
 
 fn read_model(block: &table::Row) -> Result<Model> {
     Ok(Model {
-        clock_hz: number(block, "clock_mhz")? * 1e6,
-        memory_share: number(block, "memory_share")?,
-        stage_cycles: number(block, "stage_cycles")?,
-        load_bytes_per_cycle: number(block, "load_bytes_per_cycle")?,
-        store_cycles: number(block, "store_cycles")?,
-        tile_cycles: number(block, "tile_cycles")?,
-        streaming_blocks: number(block, "streaming_blocks")?,
-        split_seconds: number(block, "split_us")? * 1e-6,
-        split_slowdown: number(block, "split_slowdown")?,
+        clock_hz: block.number("clock_mhz")? * 1e6,
+        memory_share: block.number("memory_share")?,
+        stage_cycles: block.number("stage_cycles")?,
+        load_bytes_per_cycle: block.number("load_bytes_per_cycle")?,
+        store_cycles: block.number("store_cycles")?,
+        tile_cycles: block.number("tile_cycles")?,
+        streaming_blocks: block.number("streaming_blocks")?,
+        split_seconds: block.number("split_us")? * 1e-6,
+        split_slowdown: block.number("split_slowdown")?,
     })
-}
-
-fn number(block: &table::Row, key: &str) -> Result<f64> {
-    match block.get(key) {
-        Some(Value::Number(v)) => Ok(*v),
-        Some(Value::Integer(v)) => Ok(*v as f64),
-        found => {
-            Err(KernelError::table(format!("[[{}]]: {key} must be a number, found {found:?}", block.name)))
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::gpu::launch::Arg;
 use crate::gpu::launch::Windows;
-use crate::gpu::matmul::{A, Activation, B, Bias, Convolution, Epilogue, Kind, Matrix, Problem};
+use crate::gpu::matmul::{A, Activation, B, Bias, Convolution, Epilogue, Kind, Matrix, Problem, Shapes};
 
 fn chip() -> Chip {
     arch::find("sm90").unwrap().chip_of("NVIDIA H100 80GB HBM3").unwrap()
@@ -115,9 +115,10 @@ fn rows_of_the_table_are_chosen_for_their_shapes() {
         let chips = arch::find("sm90").unwrap().chips().unwrap();
         let chip = chips.into_iter().find(|chip| chip.name == row.chip).unwrap_or_else(|| panic!("{row:?}"));
         assert!(row.microseconds > 0.0 && row.peer_microseconds > 0.0);
-        let (m, n, k) = (row.m.0.max(1), row.n.0.max(1), row.k.0.max(1));
-        let mut problem = Problem { kind: row.kind, ..linear(m, n, k) };
-        if !row.kind.layout.is_b_transposed {
+        let Shapes { kind, m, n, k } = row.shapes.clone();
+        let (m, n, k) = (m.0.max(1), n.0.max(1), k.0.max(1));
+        let mut problem = Problem { kind, ..linear(m, n, k) };
+        if !kind.layout.is_b_transposed {
             problem.b = Matrix::constant(n);
         }
         assert_eq!(
