@@ -423,7 +423,8 @@ fn from_device(
     Ok(held)
 }
 
-/// Copies between two devices of one provider: the target's stream waits for the source's.
+/// Copies between two devices of one provider, on the target's stream: it waits until the source's stream has made the
+/// value, and the source's stream waits for the copy before later work may reuse the memory.
 fn peer(
     plan: &Plan,
     frame: &mut Frame,
@@ -434,9 +435,7 @@ fn peer(
     let Place::Device(from) = plan.slots[step.from as usize].memory else {
         return Err(Error::internal("a device value sits in a host slot"));
     };
-    let event = plan.devices[from].handle.event().map_err(|error| provider_error(&error))?;
-    frame.stream(plan, from)?.record(&event).map_err(|error| provider_error(&error))?;
-    frame.stream(plan, device)?.wait(&event).map_err(|error| provider_error(&error))?;
+    follow(plan, frame, from, device)?;
     let target = &plan.slots[step.to as usize];
     let (memory, offset) = device_memory(plan, frame, target, device, tensor.bytes)?;
     let copied = DeviceTensor { memory, offset, ..tensor.clone() };
@@ -450,7 +449,15 @@ fn peer(
         src_device: Some(&plan.devices[from].handle),
     };
     submit(frame.stream(plan, device)?, &copy)?;
+    follow(plan, frame, device, from)?;
     Ok(Held::Device(copied))
+}
+
+/// Makes the stream of device `behind` wait for what the stream of device `ahead` was given so far.
+fn follow(plan: &Plan, frame: &mut Frame, ahead: usize, behind: usize) -> Result<()> {
+    let event = plan.devices[ahead].handle.event().map_err(|error| provider_error(&error))?;
+    frame.stream(plan, ahead)?.record(&event).map_err(|error| provider_error(&error))?;
+    frame.stream(plan, behind)?.wait(&event).map_err(|error| provider_error(&error))
 }
 
 fn submit(stream: &host::Stream, copy: &host::Copy<'_>) -> Result<()> {
