@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tenon_plugin_api::{DeviceInfo, DeviceKind, ffi};
+use tenon_plugin_api::{DeviceInfo, DeviceKind, ffi, host};
 
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::partition::DeviceCost;
@@ -68,6 +68,12 @@ impl Environment {
     pub fn providers(&self) -> Vec<ProviderInfo> {
         let providers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         providers.iter().map(describe).collect()
+    }
+
+    /// A provider by name, for programs that talk to its devices themselves.
+    pub fn provider(&self, name: &str) -> Option<host::Provider> {
+        let providers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        providers.iter().map(|known| &known.provider).find(|provider| provider.name() == name).cloned()
     }
 
     fn add(&self, loaded: LoadedProvider) {

@@ -246,7 +246,7 @@ pub struct DoctorArgs {
     /// [default: 3, with --check 0]
     #[arg(long, value_name = "N")]
     pub tune: Option<usize>,
-    /// Only classes of kernels with this text in their name, such as `matmul` or `f16`
+    /// Only classes of kernels with this text in their name, such as `matmul` or `f16`; `copies` for copies alone
     #[arg(long, value_name = "TEXT")]
     pub only: Option<String>,
     /// Write doctor.txt, doctor.json and matmul.toml, rows for the family's table, to this folder

@@ -80,11 +80,12 @@ fn suite(chip: &str) -> Result<()> {
     conformance::run(&conformance::Args { provider, emulate, rest, ..conformance::Args::default() })
 }
 
+/// On two devices, so that copies between them are checked too.
 fn doctor(chip: &str) -> Result<()> {
     provider::library("rocm")?;
     let mut doctor = Command::new(zoo::runner(zoo::Profile::Dev)?);
     doctor.args(["doctor", "--provider", "rocm", "--check", "--tune", "2"]);
-    provider::emulate(&mut doctor, chip)?;
+    provider::emulate(&mut doctor, &format!("{chip},{chip}"))?;
     process::run(&mut doctor)
 }
 

@@ -7,6 +7,7 @@ mod hipblaslt;
 mod measure;
 mod probe;
 mod report;
+mod transfer;
 mod tune;
 
 use std::process::ExitCode;
@@ -23,6 +24,10 @@ use blaslt::Peer;
 use measure::{Patient, Verdict};
 use probe::{Extent, Maker, Probe};
 use report::{Report, Row};
+use transfer::Transfer;
+
+/// What `--only` calls the copies.
+const COPIES: &str = "copies";
 
 /// Examines a provider; fails when a kernel's results differ or a run fails.
 pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
@@ -34,9 +39,11 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let mut report = Report::new(&args.provider, &device, args.check);
     let peer = if args.check { None } else { report.note_peer(peer(&device)) };
     let mut probes = Maker::new(args.seed).probes(extent)?;
+    let mut copies = true;
     if let Some(only) = &args.only {
         probes.retain(|probe| probe.class.contains(only.as_str()));
-        ensure!(!probes.is_empty(), "--only {only}: no class of kernels has this in its name");
+        copies = COPIES.contains(only.as_str());
+        ensure!(copies || !probes.is_empty(), "--only {only}: no class of kernels has this in its name");
     }
     let top = args.tune.unwrap_or(if args.check { 0 } else { 3 });
     let patient = Patient { environment: &environment, provider: request, device };
@@ -50,6 +57,9 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         }
         report.rows.push(row);
     }
+    if copies {
+        report.transfers = transfers(&patient, args)?;
+    }
     if top > 0 {
         report.tuned = tune::run(&patient, &probes, top, &mut report)?;
     }
@@ -57,7 +67,15 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         report.write(folder)?;
     }
     println!("{}", if args.talk.json { report.to_json().to_string() } else { report.to_text() });
-    Ok(if report.rows.iter().any(Row::is_broken) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if report.is_broken() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The copies of the device under test.
+fn transfers(patient: &Patient<'_>, args: &DoctorArgs) -> Result<Vec<Transfer>> {
+    let name = &patient.provider.name;
+    let provider = patient.environment.provider(name);
+    let provider = provider.with_context(|| format!("there is no provider '{name}'"))?;
+    transfer::run(&provider, patient.device.index, args.seed, args.check)
 }
 
 /// The requested device, or why the provider cannot be used.

@@ -14,6 +14,7 @@ use tenon_runtime::dtype::DType;
 use super::blaslt::Peer;
 use super::measure::{Timing, Verdict};
 use super::probe::{Probe, Product};
+use super::transfer::Transfer;
 use super::tune::Tuned;
 use crate::table::Table;
 
@@ -114,6 +115,7 @@ pub struct Report {
     /// The vendor's library, or why there is none to compare with.
     peer: Result<&'static str, String>,
     pub rows: Vec<Row>,
+    pub transfers: Vec<Transfer>,
     /// Products for which candidates were measured; why there are none, and what went wrong for some.
     pub tuned: Vec<Tuned>,
     pub no_tuning: String,
@@ -129,6 +131,7 @@ impl Report {
             is_check,
             peer: Err("not asked for".into()),
             rows: Vec::new(),
+            transfers: Vec::new(),
             tuned: Vec::new(),
             no_tuning: String::new(),
             notes: Vec::new(),
@@ -147,6 +150,11 @@ impl Report {
                 None
             }
         }
+    }
+
+    /// Whether a kernel or a copy cannot be trusted.
+    pub fn is_broken(&self) -> bool {
+        self.rows.iter().any(Row::is_broken) || self.transfers.iter().any(|found| found.failure.is_some())
     }
 
     /// What is examined.
@@ -169,8 +177,17 @@ impl Report {
         text
     }
 
-    /// The table, and a summary that names what to send back.
+    /// The tables, each with a summary; those of nothing are left out.
     pub fn to_text(&self) -> String {
+        let parts = [self.kernels(), self.copies(), self.tuning()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n\n")
+    }
+
+    /// Every class of kernels.
+    fn kernels(&self) -> String {
+        if self.rows.is_empty() {
+            return String::new();
+        }
         let mut table = Table::new(&["class", "shape", ">time", ">of bound", ">vendor", ">ratio", "result"]);
         for row in &self.rows {
             let time = row.timing.as_ref().map_or_else(String::new, |t| microseconds(t.microseconds));
@@ -191,17 +208,30 @@ impl Report {
         let agreeing = count(|row| matches!(row.verdict, Verdict::Agrees(_)));
         let broken = count(Row::is_broken);
         format!(
-            "{table}\n{agreeing} of {} agree with the CPU provider, {declined} run on the CPU, {broken} are broken{}",
-            self.rows.len(),
-            self.tuning()
+            "{table}\n{agreeing} of {} agree with the CPU provider, {declined} run on the CPU, {broken} are broken",
+            self.rows.len()
         )
+    }
+
+    /// The copies and their rates.
+    fn copies(&self) -> String {
+        if self.transfers.is_empty() {
+            return String::new();
+        }
+        let mut table = Table::new(&["copy", ">GB/s", "result"]);
+        for found in &self.transfers {
+            let rate = found.bytes_per_second.map_or_else(String::new, |rate| format!("{:.1}", rate / 1e9));
+            let result = found.failure.as_ref().map_or("right".to_owned(), |why| format!("BROKEN: {why}"));
+            table.row([found.what.clone(), rate, result]);
+        }
+        table.to_string()
     }
 
     /// What measuring candidates found: the planner's choice beside the fastest.
     fn tuning(&self) -> String {
-        let mut text = String::new();
+        let mut parts = Vec::new();
         if !self.no_tuning.is_empty() {
-            let _ = write!(text, "\n\nno candidates were measured: {}", self.no_tuning);
+            parts.push(format!("no candidates were measured: {}", self.no_tuning));
         }
         if !self.tuned.is_empty() {
             let mut table = Table::new(&["product", "kind", "planned", ">time", "fastest", ">time", ">gain"]);
@@ -212,13 +242,14 @@ impl Report {
                 let best = (found.best.0.clone(), microseconds(found.best.1));
                 table.row([found.shape.clone(), found.kind.clone(), name, time, best.0, best.1, gain]);
             }
-            let _ = write!(text, "\n\n{table}");
+            parts.push(table.to_string());
         }
         let failed = self.tuned.iter().flat_map(|found| &found.failed);
-        for line in failed.chain(&self.notes) {
-            let _ = write!(text, "\n{line}");
+        let notes: Vec<&str> = failed.chain(&self.notes).map(String::as_str).collect();
+        if !notes.is_empty() {
+            parts.push(notes.join("\n"));
         }
-        text
+        parts.join("\n\n")
     }
 
     /// The same for programs.
@@ -230,6 +261,7 @@ impl Report {
                         "compute_units": device.compute_units, "memory_bytes": device.memory_bytes },
             "peer": self.peer.as_ref().ok(), "no_peer": self.peer.as_ref().err(),
             "probes": self.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+            "copies": self.transfers.iter().map(Transfer::to_json).collect::<Vec<_>>(),
             "tuned": self.tuned.iter().map(tuned_json).collect::<Vec<_>>(),
             "notes": self.notes, "no_tuning": self.no_tuning,
         })
