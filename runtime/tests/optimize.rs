@@ -225,7 +225,7 @@ fn small_constants_fold_and_large_ones_stay() {
         let d = op(&mut g, "Neg", &[c], &[]);
         let y = op(&mut g, "Add", &[x, d], &[]);
         g.add_output("y", y, None);
-        let context = Context { evaluator: Some(&Negator), ..Context::default() };
+        let context = Context { evaluator: Some(&Negator), weight_limit_bytes: 0, ..Context::default() };
         let reports = optimize::run(&mut g, &context).unwrap();
         (operators(&g), reason(&reports, "constant folding"))
     };
@@ -233,6 +233,33 @@ fn small_constants_fold_and_large_ones_stay() {
     let (left, why) = run(20_000);
     assert_eq!(left, ["Neg", "Add"]);
     assert_eq!(why, "its inputs have 80000 bytes, more than 65536");
+}
+
+#[test]
+fn work_on_weights_is_done_once_unless_it_makes_them_larger() {
+    let negated = |limit: usize| {
+        let mut g = graph(17);
+        let (x, w) = (input(&mut g, "x", "n,200"), floats(&mut g, &[200, 200], 1.0));
+        let w = op(&mut g, "Neg", &[w], &[]);
+        let y = op(&mut g, "MatMul", &[x, w], &[]);
+        g.add_output("y", y, None);
+        let context = Context { evaluator: Some(&Negator), weight_limit_bytes: limit, ..Context::default() };
+        optimize::run(&mut g, &context).unwrap();
+        g.check().unwrap();
+        operators(&g)
+    };
+    assert_eq!(negated(160_000), ["MatMul"]);
+    assert_eq!(negated(159_999), ["Neg", "MatMul"]);
+    let mut g = graph(17);
+    let (x, w) = (input(&mut g, "x", "n,200"), floats(&mut g, &[1, 20_000], 1.0));
+    let shape = ints(&mut g, &[200, 20_000]);
+    let w = op(&mut g, "Expand", &[w, shape], &[]);
+    let y = op(&mut g, "MatMul", &[x, w], &[]);
+    g.add_output("y", y, None);
+    let context = Context { evaluator: Some(&Negator), ..Context::default() };
+    let reports = optimize::run(&mut g, &context).unwrap();
+    assert_eq!(operators(&g), ["Expand", "MatMul"]);
+    assert!(reason(&reports, "work on weights").contains("larger than what it is made of"));
 }
 
 #[test]
@@ -374,6 +401,39 @@ fn batch_normalization_goes_into_the_weight() {
     );
     let (mut g, y) = build(1);
     assert_eq!(operators_after(&mut g, y), ["Conv", "BatchNormalization", "Relu"]);
+}
+
+#[test]
+fn batch_normalization_takes_what_follows_by_channel() {
+    let build = |shape: &[usize]| {
+        let mut g = graph(17);
+        let x = input(&mut g, "x", "n,4,8,8");
+        let parameters: Vec<_> = (0..4).map(|i| floats(&mut g, &[4], 1.0 + i as f32)).collect();
+        let all = [&[x], parameters.as_slice()].concat();
+        let y = op(&mut g, "BatchNormalization", &all, &[]);
+        let (factor, offset) = (floats(&mut g, shape, 2.0), scalar(&mut g, 0.5));
+        let y = op(&mut g, "Mul", &[factor, y], &[]);
+        let y = op(&mut g, "Add", &[y, offset], &[]);
+        let y = op(&mut g, "Relu", &[y], &[]);
+        (g, y)
+    };
+    let (mut g, y) = build(&[4, 1, 1]);
+    assert_eq!(operators_after(&mut g, y), ["Mul", "Mul", "Add", "BatchNormalization", "Relu"]);
+    let normalization = *g.topological_order().unwrap().iter().rev().nth(1).unwrap();
+    let scale = g.node(normalization).input(1).unwrap();
+    assert_eq!(g.value(scale).ty().unwrap().shape(), Some(&dims("4")));
+    // By column.
+    let (mut g, y) = build(&[8]);
+    assert_eq!(operators_after(&mut g, y), ["BatchNormalization", "Mul", "Add", "Relu"]);
+}
+
+#[test]
+fn a_sum_of_two_is_an_add() {
+    let mut g = graph(17);
+    let (x, z) = (input(&mut g, "x", "n,4"), input(&mut g, "z", "4"));
+    let two = op(&mut g, "Sum", &[x, z], &[]);
+    let y = op(&mut g, "Sum", &[two, x, z], &[]);
+    assert_eq!(operators_after(&mut g, y), ["Add", "Sum"]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Constant folding: contents that shapes determine, reshapes of constants, and small nodes through the evaluator.
+//! Constant folding: contents that shapes determine, reshapes of constants, and through the evaluator small nodes and
+//! work on weights.
 
 use super::pattern::copy_of;
 use super::{Outcome, Rewrite, State};
@@ -17,6 +18,10 @@ pub const RESHAPED: Rewrite = Rewrite {
 
 /// Small nodes are computed.
 pub const FOLDED: Rewrite = Rewrite { name: "constant folding", operators: &[], apply: folded };
+
+/// Work on weights that does not make them larger, such as what a fused normalisation leaves of itself, is done once
+/// here: providers pack and plan for weights that they know.
+pub const WEIGHTS: Rewrite = Rewrite { name: "work on weights", operators: &[], apply: worked };
 
 /// Operators whose result is not a function of their inputs.
 const NOT_PURE: &[&str] = &[
@@ -82,34 +87,78 @@ fn byte_len(ty: &TypeInfo) -> Option<usize> {
 }
 
 fn folded(graph: &mut Graph, id: NodeId, state: &mut State<'_>) -> Result<Outcome> {
-    let Some(evaluator) = state.context.evaluator else { return Ok(Outcome::NoMatch) };
+    let limit = state.context.fold_limit_bytes;
+    let Some(Work { outputs, read, written }) = work(graph, id, state) else { return Ok(Outcome::NoMatch) };
+    if read > limit {
+        return Outcome::check_failed(format!("its inputs have {read} bytes, more than {limit}"));
+    }
+    let Some(written) = written else {
+        return Outcome::check_failed("the size of its result is not known beforehand");
+    };
+    if written > limit {
+        return Outcome::check_failed(format!("its outputs have {written} bytes, more than {limit}"));
+    }
+    compute(graph, id, &outputs, state)
+}
+
+fn worked(graph: &mut Graph, id: NodeId, state: &mut State<'_>) -> Result<Outcome> {
+    let Some(Work { outputs, read, written }) = work(graph, id, state) else { return Ok(Outcome::NoMatch) };
+    let small = state.context.fold_limit_bytes;
+    let Some(written) = written.filter(|&written| written <= read.max(small)) else {
+        return Outcome::check_failed("its result is larger than what it is made of, or of unknown size");
+    };
+    let left = state.weight_bytes;
+    if written > left {
+        return Outcome::check_failed(format!(
+            "its outputs have {written} bytes, and {left} may still be made"
+        ));
+    }
+    let outcome = compute(graph, id, &outputs, state)?;
+    if outcome == Outcome::Fired {
+        state.weight_bytes -= written;
+    }
+    Ok(outcome)
+}
+
+/// A node that constants determine.
+struct Work {
+    /// Its outputs with their places.
+    outputs: Vec<(usize, ValueId)>,
+    /// Bytes of its inputs.
+    read: usize,
+    /// Bytes of its outputs where they are known.
+    written: Option<usize>,
+}
+
+/// What a node would take; `None` where it is not for folding.
+fn work(graph: &Graph, id: NodeId, state: &State<'_>) -> Option<Work> {
+    state.context.evaluator?;
     let node = graph.node(id);
     let constant = |v: &ValueId| graph.constant(*v).is_some();
     if !node.bodies().is_empty() || !is_pure(node) || !node.inputs().iter().flatten().all(constant) {
-        return Ok(Outcome::NoMatch);
+        return None;
     }
     let outputs: Vec<(usize, ValueId)> =
         node.outputs().iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?))).collect();
     if outputs.is_empty() || outputs.iter().any(|(_, v)| state.refused.contains(v) || graph.is_output(*v)) {
-        return Ok(Outcome::NoEffect);
+        return None;
     }
-    let limit = state.context.fold_limit_bytes;
-    let read: usize =
-        node.inputs().iter().flatten().filter_map(|v| graph.constant(*v)).map(Tensor::byte_len).sum();
-    if read > limit {
-        return Outcome::check_failed(format!("its inputs have {read} bytes, more than {limit}"));
-    }
-    let mut written = 0usize;
-    for (_, v) in &outputs {
-        match graph.value(*v).ty().and_then(byte_len) {
-            Some(n) => written = written.saturating_add(n),
-            None => return Outcome::check_failed("the size of its result is not known beforehand"),
-        }
-    }
-    if written > limit {
-        return Outcome::check_failed(format!("its outputs have {written} bytes, more than {limit}"));
-    }
-    let tensors = match alone(graph, id, &outputs).and_then(|g| evaluator.evaluate(&g)) {
+    let read = node.inputs().iter().flatten().filter_map(|v| graph.constant(*v)).map(Tensor::byte_len).sum();
+    let written = outputs.iter().try_fold(0usize, |sum, (_, v)| {
+        graph.value(*v).ty().and_then(byte_len).map(|bytes| sum.saturating_add(bytes))
+    });
+    Some(Work { outputs, read, written })
+}
+
+/// Makes the outputs constants.
+fn compute(
+    graph: &mut Graph,
+    id: NodeId,
+    outputs: &[(usize, ValueId)],
+    state: &mut State<'_>,
+) -> Result<Outcome> {
+    let Some(evaluator) = state.context.evaluator else { return Ok(Outcome::NoMatch) };
+    let tensors = match alone(graph, id, outputs).and_then(|g| evaluator.evaluate(&g)) {
         Ok(tensors) if tensors.len() == outputs.len() => tensors,
         Ok(tensors) => {
             state.refused.extend(outputs.iter().map(|o| o.1));

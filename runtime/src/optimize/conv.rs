@@ -19,14 +19,14 @@ pub const EPILOGUE: Rewrite =
     Rewrite { name: "Conv + residual and activation", operators: &["Conv", "FusedConv"], apply: epilogue };
 
 /// What a constant beside a convolution of `channels` is by channel.
-enum ByChannel {
+pub enum ByChannel {
     /// One element for all.
     Scalar,
     /// One element a channel, in a shape such as `[1, channels, 1, 1]`.
     Vector,
 }
 
-fn by_channel_kind(graph: &Graph, value: ValueId, channels: usize, rank: usize) -> Option<ByChannel> {
+pub fn by_channel_kind(graph: &Graph, value: ValueId, channels: usize, rank: usize) -> Option<ByChannel> {
     let tensor = graph.constant(value)?;
     let dims = tensor.dims();
     if dims.len() > rank {

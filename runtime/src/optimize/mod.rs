@@ -1,10 +1,11 @@
 //! Rewrites of the graph that no vendor has a part in: cleaning up, folding, fusing. Each says what it did and why not.
 //!
 //! Nodes keep the operator set version they came with; a node that a rewrite makes has the version that introduced its
-//! operator, or the model's where that is newer. Large constants are never read: work on weights is left in the graph as
-//! ordinary nodes, which a provider computes once.
+//! operator, or the model's where that is newer. Large constants are read for work that does not make them larger, up to a
+//! bound for all of them; the rest is left in the graph as ordinary nodes, which a provider computes once.
 
 mod activation;
+mod affine;
 mod attention;
 mod batch_norm;
 mod bodies;
@@ -26,6 +27,7 @@ mod quantized;
 mod reshape;
 mod rms_norm;
 mod rope;
+mod sum;
 mod swish;
 mod transpose;
 mod variance;
@@ -62,6 +64,8 @@ pub struct Context<'a> {
     pub evaluator: Option<&'a dyn Evaluator>,
     /// A node is folded when its inputs together, and its outputs together, have at most so many bytes.
     pub fold_limit_bytes: usize,
+    /// Bytes that work on larger constants may make in all.
+    pub weight_limit_bytes: usize,
     /// Sizes of symbolic dimensions of the graph inputs; names that are fixed already are ignored.
     pub dims: shape::Options,
     /// Whether several nodes may become one of another operator.
@@ -70,7 +74,13 @@ pub struct Context<'a> {
 
 impl Default for Context<'_> {
     fn default() -> Self {
-        Context { evaluator: None, fold_limit_bytes: 64 << 10, dims: shape::Options::default(), fuse: true }
+        Context {
+            evaluator: None,
+            fold_limit_bytes: 64 << 10,
+            weight_limit_bytes: 512 << 20,
+            dims: shape::Options::default(),
+            fuse: true,
+        }
     }
 }
 
@@ -126,6 +136,8 @@ struct State<'a> {
     context: &'a Context<'a>,
     /// Outputs of nodes that the evaluator refused; value ids are never reused.
     refused: HashSet<ValueId>,
+    /// What is left of [`Context::weight_limit_bytes`].
+    weight_bytes: usize,
 }
 
 const CLEANUPS: &[Rewrite] = &[
@@ -138,6 +150,7 @@ const CLEANUPS: &[Rewrite] = &[
     reshape::STATIC_RESHAPE,
     reshape::STATIC_EXPAND,
     reshape::MERGE,
+    sum::REWRITE,
 ];
 
 const FUSIONS: &[Rewrite] = &[
@@ -153,28 +166,37 @@ const FUSIONS: &[Rewrite] = &[
     attention::REWRITE,
 ];
 
-const EPILOGUES: &[Rewrite] =
-    &[batch_norm::REWRITE, conv::CHANNEL_BIAS, conv::EPILOGUE, matmul::TRANSPOSED, matmul::EPILOGUE];
+const EPILOGUES: &[Rewrite] = &[
+    batch_norm::REWRITE,
+    affine::REWRITE,
+    conv::CHANNEL_BIAS,
+    conv::EPILOGUE,
+    matmul::TRANSPOSED,
+    matmul::EPILOGUE,
+];
 
 /// Rewrites `graph` and the graphs nested in it until nothing changes, and leaves every value typed.
 pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<Vec<FusionReport>> {
     let mut reports = Reports::default();
-    optimize(graph, context, &mut reports, true).at_stage(Stage::Optimize)?;
+    let mut state = State { context, refused: HashSet::new(), weight_bytes: context.weight_limit_bytes };
+    optimize(graph, &mut state, &mut reports, true).at_stage(Stage::Optimize)?;
     Ok(reports.finish())
 }
 
-fn optimize(graph: &mut Graph, context: &Context<'_>, reports: &mut Reports, outermost: bool) -> Result<()> {
-    let mut state = State { context, refused: HashSet::new() };
-    clean_up(graph, &mut state, reports, outermost)?;
+fn optimize(graph: &mut Graph, state: &mut State<'_>, reports: &mut Reports, outermost: bool) -> Result<()> {
+    let context = state.context;
+    clean_up(graph, state, reports, outermost)?;
     if context.fuse {
-        sweep_until_stable(graph, FUSIONS, &mut state, reports)?;
-        sweep_until_stable(graph, EPILOGUES, &mut state, reports)?;
-        sweep_until_stable(graph, &[quantized::REWRITE], &mut state, reports)?;
+        sweep_until_stable(graph, FUSIONS, state, reports)?;
+        sweep_until_stable(graph, EPILOGUES, state, reports)?;
+        sweep_until_stable(graph, &[quantized::REWRITE], state, reports)?;
         reports.add("duplicate nodes", common_nodes::run(graph)?);
     }
+    sweep_until_stable(graph, &[constants::WEIGHTS], state, reports)?;
     for (node, body) in bodies::all(graph) {
         bodies::sink_constants(graph, node, body);
-        optimize(graph.body_graph_mut(node, body), context, reports, false)?;
+        state.refused.clear();
+        optimize(graph.body_graph_mut(node, body), state, reports, false)?;
         bodies::prune_captures(graph, node, body)?;
     }
     reports.add("dead code", dead_code::run(graph)?);
