@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ruzstd::decoding::StreamingDecoder;
 use tenon_emulator::{CodeObject, Error, Launch, Memory, Options, Report};
 use tenon_kernels::gpu::arch::{self, Arch, Vendor};
 use tenon_kernels::gpu::launch::{self, Arg, Plan};
@@ -20,6 +21,8 @@ pub struct Machine {
     pub options: Options,
     compiler: Compiler,
     units: Vec<Unit>,
+    /// The texts are not those that are shipped.
+    is_planted: bool,
     /// Code objects by unit, compiled when a launch first needs them.
     code: RefCell<HashMap<String, CodeObject>>,
 }
@@ -61,6 +64,7 @@ impl Machine {
             options: Options::default(),
             compiler: Compiler::find()?,
             units: family.units().expect("units are listed"),
+            is_planted: false,
             code: RefCell::default(),
         })
     }
@@ -84,6 +88,7 @@ impl Machine {
             kernel.planned = Planned::default();
         }
         self.code.borrow_mut().remove(&unit.name);
+        self.is_planted = true;
     }
 
     /// Device memory that holds `values`.
@@ -152,7 +157,11 @@ impl Machine {
             dynamic_lds: launch.shared_bytes,
             arguments: bytes,
         };
-        kernel.launch(&self.memory, &start, &self.options)
+        let report = kernel.launch(&self.memory, &start, &self.options)?;
+        if !self.is_planted && self.options.mutation.is_none() {
+            kernel.record().expect("the list of executed kernels can be written");
+        }
+        Ok(report)
     }
 
     /// Compiles the unit that defines `symbol`, unless that was done.
@@ -173,8 +182,9 @@ impl Machine {
         let container = container.unwrap_or_else(|log| panic!("{log}"));
         let pack = pack::parse(&container).expect("the container reads back");
         let mut image = Vec::new();
-        let mut stream = flate2::read::ZlibDecoder::new(pack.units[0].stored);
-        stream.read_to_end(&mut image).expect("images are zlib streams");
+        let stream = StreamingDecoder::new(pack.units[0].stored);
+        let mut stream = stream.expect("images are zstd frames");
+        stream.read_to_end(&mut image).expect("images unpack");
         code.insert(unit.name.clone(), CodeObject::load(&image).expect("the image is a code object"));
     }
 }

@@ -3,9 +3,9 @@
 A script hands in a tool: `scripts()` and `identity()` name what its results depend on beside the unit, and
 `compile(unit, target)` gives a `Result`. FORMAT is raised when what the cache or the container holds changes.
 
-The container: the line `TENONKERNELS 1`, a line with the length of the manifest in bytes, the manifest (the table format
+The container: the line `TENONKERNELS 2`, a line with the length of the manifest in bytes, the manifest (the table format
 of `kernels/src/table.rs`: one [[unit]] and after it one [[kernel]] for each entry point), then every unit's image as a
-zlib stream at the offset its row gives, counted from the end of the manifest.
+zstd frame at the offset its row gives, counted from the end of the manifest.
 """
 
 import concurrent.futures
@@ -14,9 +14,11 @@ import hashlib
 import json
 import os
 import sys
-import zlib
 
-FORMAT = 1
+import zstandard
+
+FORMAT = 2
+LEVEL = 19
 
 
 @dataclasses.dataclass
@@ -58,7 +60,7 @@ def build_unit(tool, unit, target, cache):
         return [], path
     result = tool.compile(unit, target)
     if not result.broken:
-        write(path + ".z", zlib.compress(result.image, 9))
+        write(path + ".zst", zstandard.ZstdCompressor(level=LEVEL).compress(result.image))
         if result.report:
             write(path + ".txt", result.report.encode())
         facts = {"resources": result.resources, "raw_bytes": len(result.image)}
@@ -70,7 +72,7 @@ def manifest_of(listing, paths):
     """(manifest, compressed units)."""
     rows, blobs, offset = [f'# {listing["arch"]}, {listing["target"]}\n'], [], 0
     for unit, path in zip(listing["units"], paths):
-        blob, report = read(path + ".z"), json.loads(read(path + ".json"))
+        blob, report = read(path + ".zst"), json.loads(read(path + ".json"))
         rows.append(
             f'[[unit]]\nname = "{unit["name"]}"\noffset_bytes = {offset}\nstored_bytes = {len(blob)}\n'
             f'raw_bytes = {report["raw_bytes"]}\n'
@@ -101,6 +103,12 @@ def write_reports(folder, listing, paths):
         write(os.path.join(folder, "index.txt"), ("\n".join(index) + "\n").encode())
 
 
+def show_progress(done, units):
+    """One line that is written over on a terminal; in a log, the last one alone."""
+    if sys.stderr.isatty() or done == units:
+        print(f"\r{done}/{units} units", end="\n" if done == units else "", file=sys.stderr, flush=True)
+
+
 def build(arguments, tool):
     with open(arguments.units) as file:
         listing = json.load(file)
@@ -112,8 +120,7 @@ def build(arguments, tool):
         work = [pool.submit(build_unit, tool, unit, listing["target"], arguments.cache) for unit in listing["units"]]
         for done, future in enumerate(concurrent.futures.as_completed(work), 1):
             broken += future.result()[0]
-            print(f"\r{done}/{len(work)} units", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+            show_progress(done, len(work))
     if broken:
         raise SystemExit("\n".join(broken))
     paths = [future.result()[1] for future in work]

@@ -1,13 +1,13 @@
 //! The container of a family's compiled kernels: what the build writes and providers embed.
 //!
-//! The line `TENONKERNELS 1`, a line with the manifest's length in bytes, the manifest (the table format of
-//! [`crate::table`]), then one zlib stream for each unit at the offset that its row gives, counted from the end of the
+//! The line `TENONKERNELS 2`, a line with the manifest's length in bytes, the manifest (the table format of
+//! [`crate::table`]), then one zstd frame for each unit at the offset that its row gives, counted from the end of the
 //! manifest.
 
 use crate::error::{KernelError, Result};
 use crate::table::{self, Row};
 
-const MAGIC: &str = "TENONKERNELS 1";
+const MAGIC: &str = "TENONKERNELS 2";
 
 /// A container's contents; the images stay compressed.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +19,7 @@ pub struct Pack<'a> {
 #[derive(Clone, Debug)]
 pub struct PackedUnit<'a> {
     pub name: String,
-    /// A zlib stream of the image that a driver loads.
+    /// A zstd frame of the image that a driver loads.
     pub stored: &'a [u8],
     /// Length of the image.
     pub raw_bytes: usize,

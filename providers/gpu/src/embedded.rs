@@ -1,8 +1,9 @@
 //! The compiled kernels embedded in a provider's library: one pack for each arch.
 
+use std::fmt::Display;
 use std::io::Read;
 
-use flate2::read::ZlibDecoder;
+use ruzstd::decoding::StreamingDecoder;
 use tenon_kernels::gpu::pack;
 use tenon_plugin_api::{Error, Result};
 
@@ -41,11 +42,13 @@ impl Packs {
 
 fn unpack(stored: &[u8], length: usize, name: &str) -> Result<Vec<u8>> {
     let mut image = Vec::with_capacity(length);
-    match ZlibDecoder::new(stored).read_to_end(&mut image) {
-        Ok(read) if read == length => Ok(image),
-        Ok(read) => Err(Error::internal(format!("unit '{name}' holds {read} bytes, not {length}"))),
-        Err(error) => Err(Error::internal(format!("unit '{name}' does not unpack: {error}"))),
+    let broken = |error: &dyn Display| Error::internal(format!("unit '{name}' does not unpack: {error}"));
+    let mut frame = StreamingDecoder::new(stored).map_err(|error| broken(&error))?;
+    let read = frame.read_to_end(&mut image).map_err(|error| broken(&error))?;
+    if read != length {
+        return Err(Error::internal(format!("unit '{name}' holds {read} bytes, not {length}")));
     }
+    Ok(image)
 }
 
 #[cfg(test)]
@@ -60,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_cut_short_is_an_error() {
-        assert!(unpack(&[0x78], 4, "u").is_err());
+        assert!(unpack(&[0x28, 0xb5], 4, "u").is_err());
         assert!(unpack(&[], 4, "u").unwrap_err().message.contains("'u'"));
     }
 }
