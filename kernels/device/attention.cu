@@ -259,6 +259,16 @@ __device__ __forceinline__ void attention_scores(S *out, const AttentionOperands
     }
 }
 
+/// What masks and paddings add to the scores, for kernels that take one mask alone: by the strides of scores.
+template <class S, class O>
+__device__ __forceinline__ void attention_masks(O *out, const AttentionOperands<S> &o, const AttentionParams &given) {
+    __shared__ AttentionParams own_params;
+    const AttentionParams &p = near_params(own_params, given);
+    AttentionRow<S, false> row(o, p, nullptr);
+    O *line = out + row.b * p.scores_batch + row.head * p.scores_head + row.row * p.scores_row;
+    for (i64 key = threadIdx.x; key < (i64)p.kv_len; key += 256) line[key] = Narrow<O>::from(row.masked(0.0f, key));
+}
+
 #define ATTENTION_KERNEL(NAME, BODY, SUFFIX, S, CODED)                                                               \
     extern "C" __global__ void __launch_bounds__(256)                                                                \
         attention_plain_##NAME##SUFFIX(void *out, const void *q, const void *k, const void *v, const void *lengths,  \
@@ -272,6 +282,16 @@ __device__ __forceinline__ void attention_scores(S *out, const AttentionOperands
         BODY<S, CODED>((S *)out, o, p);                                                                              \
     }
 
+#define MASKS_KERNEL(NAME, SUFFIX, S, O)                                                                             \
+    extern "C" __global__ void __launch_bounds__(256)                                                                \
+        attention_plain_masks_##NAME##SUFFIX(void *out, const void *mask, const void *padding,                       \
+                                             const __grid_constant__ AttentionParams p) {                            \
+        begin_kernel();                                                                                              \
+        AttentionOperands<S> o = {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, mask, (const int *)padding,  \
+                                  nullptr, nullptr, nullptr};                                                        \
+        attention_masks<S, O>((O *)out, o, p);                                                                       \
+    }
+
 #define ATTENTION_KERNELS(SUFFIX, S)                                      \
     ATTENTION_KERNEL(, attention_row, SUFFIX, S, false)                   \
     ATTENTION_KERNEL(coded_, attention_row, SUFFIX, S, true)              \
@@ -281,3 +301,8 @@ __device__ __forceinline__ void attention_scores(S *out, const AttentionOperands
 ATTENTION_KERNELS(f32, float)
 ATTENTION_KERNELS(f16, f16)
 ATTENTION_KERNELS(bf16, bf16)
+MASKS_KERNEL(, f32, float, float)
+MASKS_KERNEL(, f16, f16, f16)
+MASKS_KERNEL(, bf16, bf16, bf16)
+MASKS_KERNEL(wide_, f16, f16, float)
+MASKS_KERNEL(wide_, bf16, bf16, float)

@@ -1,4 +1,6 @@
 //! What the attention kernels know about a problem, and where the keys of a query row begin and end.
+//!
+//! Definitions from the unit: KEY_LIMIT (1: a mask in memory may have fewer columns than there are keys).
 
 /// Extents, masks and strides of a launch; strides count elements. The planner writes it in this order.
 struct AttentionShape {
@@ -10,10 +12,19 @@ struct AttentionShape {
     i32 page_rows, piece_rows, table_stride; // rows of a page and of one copy from it; 0 pages: contiguous
     i32 head_qk, head_v;                    // columns of a key and of a value row, multiples of 8
     i32 tiles, row_tiles, section;          // forward: work items, items of a head, heads of one L2 section
+    i32 key_limit;                          // keys from here on are hidden
     float scale_log2;                       // of scores, times log2 e; with a soft cap: the cap times log2 e
     float cap_scale;                        // scores are multiplied by it before tanh; 0: no soft cap
     i64 q_batch, q_row, q_head, out_batch, out_row, out_head;
 };
+
+/// What a mask over [batch, heads, rows, keys] holds and where. The planner writes it in this order.
+struct MaskShape {
+    i64 batch, head, row; // strides in elements, 0 where all share one; keys are neighbours
+    i32 kind;             // kMaskNone and following
+    i32 is_aligned;       // runs of 8 keys that begin at multiples of 8 do so at multiples of their bytes
+};
+constexpr i32 kMaskNone = 0, kMaskElement = 1, kMaskBool = 2, kMaskF32 = 3; // added, not zero where a row may look, added
 
 /// The operands that say which keys belong to which rows; any of the pointers may be NULL.
 struct Arguments {
@@ -23,7 +34,7 @@ struct Arguments {
     const i32* table;
 };
 
-/// One sequence of the batch.
+/// One sequence of the batch; kv_len counts the keys that are not hidden for all rows.
 struct Sequence {
     i32 q_start, q_len, kv_len, offset;
 
@@ -36,6 +47,7 @@ struct Sequence {
         kv_len = max(0, min(kv_len, shape.kv_len));
         offset = shape.is_bottom_right ? kv_len - q_len : shape.offset;
         if (shape.is_bottom_right == 2) offset = max(offset, 0);
+        if (KEY_LIMIT) kv_len = min(kv_len, shape.key_limit);
     }
     /// One past the last key that row `row` sees.
     DEVICE i32 key_end(const AttentionShape& shape, i32 row) const {

@@ -1,43 +1,27 @@
 //! The attention planner: rows are legal, problems find a kernel or a reason, and launches fit what the device text reads.
 
+mod attention_frame;
+
 use std::collections::HashSet;
 
+use attention_frame::{assert_sound, pointers, problem, structure_bytes, structures, with_all_operands};
 use tenon_kernels::gpu::attention::wgmma::{Row, plan_with, rows};
 use tenon_kernels::gpu::attention::{
-    Causal, Code, Codes, Keys, Lengths, Mask, Problem, Queries, Scales, Strides, mma_sync, operand, plan,
-    units,
+    Causal, Code, Codes, Keys, Lengths, Mask, MaskKind, MaskOperand, Problem, Queries, Scales, Strides,
+    mma_sync, operand, plan, units,
 };
 use tenon_kernels::gpu::launch::{Arg, Element, Plan};
 use tenon_kernels::gpu::{Chip, arch};
 
+/// Of all heads, with rows of their own.
+const MASK: MaskOperand = MaskOperand {
+    kind: MaskKind::Element,
+    strides: Strides { batch: 150_000, row: 500, head: 0 },
+    columns: 500,
+};
+
 fn chips() -> Vec<Chip> {
     arch::find("sm90").and_then(|arch| arch.chips()).expect("the family's chips")
-}
-
-fn problem() -> Problem {
-    Problem {
-        element: Element::BF16,
-        batch: 2,
-        heads: 8,
-        kv_heads: 2,
-        q_len: 300,
-        kv_len: 500,
-        head_qk: 128,
-        head_v: 128,
-        scale: 0.125,
-        causal: Some(Causal::BottomRight),
-        window_left: None,
-        soft_cap: None,
-        codes: None,
-        has_sinks: false,
-        queries: Queries::Batched,
-        keys: Keys::Contiguous,
-        lengths: None,
-        q: Strides::rows_first(300, 8, 128),
-        k: Strides::rows_first(500, 2, 128),
-        v: Strides::rows_first(500, 2, 128),
-        out: Strides::rows_first(300, 8, 128),
-    }
 }
 
 const CODES: Codes = Codes { code: Code::E4M3, scales: Scales::Head };
@@ -48,15 +32,6 @@ fn symbol(problem: &Problem) -> String {
 
 fn message(problem: &Problem) -> String {
     plan("sm90", problem, &chips()[0]).expect_err("no kernel for the problem").to_string()
-}
-
-fn pointers(plan: &Plan) -> HashSet<usize> {
-    let of = |arg: &Arg| match arg {
-        Arg::Pointer { operand, .. } => Some(*operand),
-        Arg::TensorMap(map) => Some(map.operand),
-        _ => None,
-    };
-    plan.launches.iter().flat_map(|launch| launch.args.iter().filter_map(of)).collect()
 }
 
 #[test]
@@ -151,40 +126,71 @@ fn few_rows_take_the_decode_kernel_and_masks_the_kernel_that_knows_them() {
 
 #[test]
 fn absent_operands_are_null_and_present_ones_are_passed() {
-    let all = Problem {
-        queries: Queries::Ragged { rows: 310 },
-        keys: Keys::Paged { pages: 9, page_rows: 64, columns: 8 },
-        lengths: Some(Lengths { is_i64: true, bias: 1, adds_queries: true }),
-        has_sinks: true,
-        ..problem()
-    };
     let four = HashSet::from([operand::OUT, operand::Q, operand::K, operand::V]);
     for q_len in [2, 300] {
         let chip = &chips()[0];
         assert_eq!(pointers(&plan("sm90", &Problem { q_len, ..problem() }, chip).unwrap()), four);
-        assert_eq!(pointers(&plan("sm90", &Problem { q_len, ..all.clone() }, chip).unwrap()).len(), 8);
+        assert_eq!(
+            pointers(&plan("sm90", &Problem { q_len, ..with_all_operands() }, chip).unwrap()).len(),
+            8
+        );
+        let masked = plan("sm90", &Problem { q_len, mask: Some(MASK), ..problem() }, chip).unwrap();
+        assert!(pointers(&masked).contains(&operand::MASK) && pointers(&masked).len() == 5);
     }
 }
 
 #[test]
-fn the_shape_has_the_layout_of_the_device_text() {
+fn structures_have_the_layout_of_the_device_text() {
     let text = include_str!("../device/attention_shape.cuh");
-    let body = text.split("struct AttentionShape {").nth(1).unwrap().split("};").next().unwrap();
-    let mut bytes = 0usize;
-    for line in body.lines() {
-        let line = line.split("//").next().unwrap().trim();
-        let Some((kind, names)) = line.split_once(' ') else { continue };
-        let size: usize = if kind == "i64" { 8 } else { 4 };
-        bytes = bytes.next_multiple_of(size) + size * names.split(',').count();
-    }
+    let own = ["AttentionShape", "MaskShape"].map(|name| structure_bytes(text, name));
     for q_len in [1, 300] {
         let plan = plan("sm90", &Problem { q_len, ..problem() }, &chips()[0]).unwrap();
-        let shape = plan.launches[0].args.iter().find_map(|arg| match arg {
-            Arg::Bytes { bytes, .. } => Some(bytes.len()),
-            _ => None,
-        });
-        assert_eq!(shape, Some(bytes));
+        assert_eq!(structures(&plan), own);
     }
+}
+
+#[test]
+fn masks_in_memory_have_kernels_for_heads_up_to_128() {
+    for arch in ["sm90", "sm80"] {
+        let compiled: HashSet<String> = units(arch).unwrap().into_iter().map(|unit| unit.name).collect();
+        for kind in [MaskKind::Element, MaskKind::Bool, MaskKind::F32] {
+            for head in (8..=128).step_by(8) {
+                for q_len in [1, 8, 300] {
+                    let mask = Some(MaskOperand { kind, ..MASK });
+                    let p = Problem { head_qk: head, head_v: head, q_len, mask, ..problem() };
+                    let plan = plan(arch, &p, &arch::find(arch).unwrap().chips().unwrap()[0]).unwrap();
+                    let symbol = &plan.launches[0].symbol;
+                    assert!(compiled.contains(symbol), "{symbol}");
+                    assert!(
+                        symbol.contains("_memory_") || (q_len <= 8 && symbol.contains("decode")),
+                        "{symbol}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(
+        message(&Problem { head_qk: 256, head_v: 256, mask: Some(MASK), ..problem() })
+            .contains("no attention kernel")
+    );
+    let coded = Problem { codes: Some(CODES), mask: Some(MASK), ..problem() };
+    assert!(message(&coded).contains("no attention kernel"));
+    assert!(message(&Problem { q_len: 1, ..coded }).contains("no attention kernel"));
+    let ragged = Problem { mask: Some(MASK), queries: Queries::Ragged { rows: 600 }, ..problem() };
+    assert!(message(&ragged).contains("batched only"));
+    let strides = Strides { batch: 1 << 40, ..MASK.strides };
+    let far = Problem { q_len: 1, mask: Some(MaskOperand { strides, ..MASK }), ..problem() };
+    assert!(message(&far).contains("2^32"));
+}
+
+#[test]
+fn narrow_heads_beside_each_other_are_read_in_pairs() {
+    let narrow = Problem { q_len: 1, head_qk: 64, head_v: 64, ..problem() };
+    assert!(symbol(&narrow).contains("rows32_h2"));
+    let apart = Strides::heads_first(500, 2, 64);
+    assert!(symbol(&Problem { k: apart, v: apart, ..narrow.clone() }).contains("rows16_st"));
+    assert!(symbol(&Problem { heads: 9, kv_heads: 3, ..narrow.clone() }).contains("rows16_st"));
+    assert!(symbol(&Problem { q_len: 5, ..narrow }).contains("rows32_st"));
 }
 
 #[test]
@@ -195,14 +201,8 @@ fn launches_stay_inside_the_chip_and_the_workspace() {
                 let p = Problem { batch, q_len, lengths, ..problem() };
                 let plan = plan("sm90", &p, &chip).unwrap();
                 let launch = &plan.launches[0];
-                assert!(launch.grid[0] > 0 && launch.grid[0] <= chip.compute_units);
-                assert!(launch.shared_bytes <= chip.shared_bytes);
-                assert!(plan.zeroed_bytes <= plan.workspace_bytes);
-                for arg in &launch.args {
-                    if let Arg::Workspace { offset_bytes } = arg {
-                        assert!(*offset_bytes < plan.workspace_bytes && offset_bytes % 256 == 0);
-                    }
-                }
+                assert!(launch.grid[0] <= chip.compute_units && launch.shared_bytes <= chip.shared_bytes);
+                assert_sound(&plan);
             }
         }
     }
@@ -222,7 +222,8 @@ fn pieces_of_pages_fill_blocks_of_keys() {
                 Row::Decode(params) => (64, params.is_coded),
                 Row::CodedForward(_) => continue,
             };
-            let p = Problem { codes: is_coded.then_some(CODES), ..p.clone() };
+            let mask = matches!(row, Row::Forward(params) if params.mask == Mask::Memory).then_some(MASK);
+            let p = Problem { codes: is_coded.then_some(CODES), mask, ..p.clone() };
             let plan = plan_with("sm90", &p, &row, &chips()[0]).unwrap();
             let piece = plan.launches[0].args.iter().find_map(|arg| match arg {
                 Arg::TensorMap(map) if map.operand == operand::K => Some(map.box_dims[1]),
@@ -281,12 +282,8 @@ fn the_portable_tier_has_legal_rows_and_a_kernel_for_every_head() {
                 let plan = plan("sm80", &p, &chip).unwrap();
                 let launch = &plan.launches[0];
                 assert!(compiled.contains(&launch.symbol), "{}", launch.symbol);
-                assert!(launch.shared_bytes <= chip.shared_bytes && launch.grid[0] > 0);
-                for arg in &launch.args {
-                    if let Arg::Workspace { offset_bytes } = arg {
-                        assert!(*offset_bytes < plan.workspace_bytes && offset_bytes % 256 == 0);
-                    }
-                }
+                assert!(launch.shared_bytes <= chip.shared_bytes);
+                assert_sound(&plan);
             }
         }
         for row in mma_sync::rows("sm80").unwrap() {

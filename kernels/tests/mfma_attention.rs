@@ -1,44 +1,21 @@
 //! The attention planner for CDNA: rows are legal, problems find a kernel or a reason, and launches fit what the device
 //! text reads.
 
+mod attention_frame;
+
 use std::collections::HashSet;
 
+use attention_frame::{assert_sound, pointers, problem, structure_bytes, structures, with_all_operands};
 use tenon_kernels::gpu::attention::{
-    Causal, Keys, Lengths, Problem, Queries, Strides, mfma, operand, plan, units,
+    MaskKind, MaskOperand, Problem, Queries, Strides, mfma, operand, plan, units,
 };
-use tenon_kernels::gpu::launch::{Arg, Element, Plan};
+use tenon_kernels::gpu::launch::{Element, Plan};
 use tenon_kernels::gpu::{Chip, arch};
 
 const FAMILIES: [&str; 2] = ["gfx942", "gfx950"];
 
 fn chips(family: &str) -> Vec<Chip> {
     arch::find(family).and_then(|arch| arch.chips()).expect("the family's chips")
-}
-
-fn problem() -> Problem {
-    Problem {
-        element: Element::BF16,
-        batch: 2,
-        heads: 8,
-        kv_heads: 2,
-        q_len: 300,
-        kv_len: 500,
-        head_qk: 128,
-        head_v: 128,
-        scale: 0.125,
-        causal: Some(Causal::BottomRight),
-        window_left: None,
-        soft_cap: None,
-        codes: None,
-        has_sinks: false,
-        queries: Queries::Batched,
-        keys: Keys::Contiguous,
-        lengths: None,
-        q: Strides::rows_first(300, 8, 128),
-        k: Strides::rows_first(500, 2, 128),
-        v: Strides::rows_first(500, 2, 128),
-        out: Strides::rows_first(300, 8, 128),
-    }
 }
 
 fn planned(family: &str, problem: &Problem) -> Plan {
@@ -66,14 +43,15 @@ fn every_row_is_legal_on_every_chip() {
 #[test]
 fn parameters_that_do_not_fit_are_refused_with_the_reason() {
     let (small, large) = (&chips("gfx942")[0], &chips("gfx950")[0]);
-    let forward = mfma::ForwardParams { head_qk: 128, head_v: 128, bn: 128, waves: 8 };
+    let forward = mfma::ForwardParams { head_qk: 128, head_v: 128, bn: 128, waves: 8, has_mask: false };
     let message = |chip: &Chip| forward.check(Element::BF16, chip).unwrap_err().to_string();
     assert!(message(small).contains("registers") || message(small).contains("shared memory"));
-    let wide = mfma::ForwardParams { head_qk: 256, head_v: 256, bn: 64, waves: 8 };
+    let wide = mfma::ForwardParams { head_qk: 256, head_v: 256, bn: 64, waves: 8, has_mask: false };
     assert!(wide.check(Element::BF16, large).unwrap_err().to_string().contains("registers"));
     let odd = mfma::ForwardParams { head_qk: 80, ..forward };
     assert!(odd.check(Element::BF16, large).unwrap_err().to_string().contains("multiples of 32"));
-    let decode = mfma::DecodeParams { head_qk: 256, head_v: 256, rows: 32, waves: 4, stages: 1 };
+    let decode =
+        mfma::DecodeParams { head_qk: 256, head_v: 256, rows: 32, waves: 4, stages: 1, has_mask: false };
     assert!(decode.check(Element::BF16, small).unwrap_err().to_string().contains("shared memory"));
 }
 
@@ -100,62 +78,61 @@ fn every_planned_symbol_is_compiled() {
 }
 
 #[test]
-fn structures_have_the_layout_of_the_device_text() {
-    let texts = [
-        ("struct AttentionShape {", include_str!("../device/attention_shape.cuh")),
-        ("struct CacheShape {", include_str!("../arch/cdna/attention_cache.h")),
-    ];
-    let sizes = texts.map(|(name, text)| {
-        let body = text.split(name).nth(1).unwrap().split("};").next().unwrap();
-        let mut bytes = 0usize;
-        for line in body.lines() {
-            let line = line.split("//").next().unwrap().trim();
-            let Some((kind, names)) = line.split_once(' ') else { continue };
-            let size: usize = if kind == "i64" { 8 } else { 4 };
-            bytes = bytes.next_multiple_of(size) + size * names.split(',').count();
+fn masks_in_memory_have_kernels() {
+    let strides = Strides { batch: 150_000, row: 500, head: 0 };
+    for family in FAMILIES {
+        let compiled: HashSet<String> = units(family).unwrap().into_iter().map(|unit| unit.name).collect();
+        for kind in [MaskKind::Element, MaskKind::Bool, MaskKind::F32] {
+            for (element, widest) in [(Element::BF16, 256), (Element::F16, 256), (Element::F32, 128)] {
+                for (q_len, head) in
+                    [1, 300].into_iter().flat_map(|q| (8..=widest).step_by(8).map(move |h| (q, h)))
+                {
+                    let mask = Some(MaskOperand { kind, strides, columns: 500 });
+                    let p = Problem { element, head_qk: head, head_v: head, q_len, mask, ..problem() };
+                    let plan = planned(family, &p);
+                    let symbol = &plan.launches[0].symbol;
+                    assert!(symbol.contains("_memory_") && compiled.contains(symbol), "{symbol}");
+                    assert!(pointers(&plan).contains(&operand::MASK));
+                }
+            }
         }
-        bytes
-    });
+    }
+}
+
+#[test]
+fn ragged_rows_choose_the_kernel_by_their_average() {
+    let few = Problem { batch: 64, q_len: 64, queries: Queries::Ragged { rows: 64 }, ..with_all_operands() };
+    let many = Problem { q_len: 9000, queries: Queries::Ragged { rows: 9000 }, ..few.clone() };
+    for family in FAMILIES {
+        assert!(planned(family, &few).launches[0].symbol.contains("decode"));
+        assert!(!planned(family, &many).launches[0].symbol.contains("decode"));
+    }
+}
+
+#[test]
+fn structures_have_the_layout_of_the_device_text() {
+    let shared = include_str!("../device/attention_shape.cuh");
+    let texts = [
+        ("AttentionShape", shared),
+        ("CacheShape", include_str!("../arch/cdna/attention_cache.h")),
+        ("MaskShape", shared),
+    ];
+    let sizes = texts.map(|(name, text)| structure_bytes(text, name));
     for q_len in [1, 300] {
-        let plan = planned("gfx950", &Problem { q_len, ..problem() });
-        let found = plan.launches[0].args.iter().filter_map(|arg| match arg {
-            Arg::Bytes { bytes, .. } => Some(bytes.len()),
-            _ => None,
-        });
-        assert_eq!(found.collect::<Vec<_>>(), sizes);
+        assert_eq!(structures(&planned("gfx950", &Problem { q_len, ..problem() })), sizes);
     }
 }
 
 #[test]
 fn launches_stay_inside_the_workspace_and_name_what_is_there() {
-    let all = Problem {
-        queries: Queries::Ragged { rows: 310 },
-        keys: Keys::Paged { pages: 9, page_rows: 64, columns: 8 },
-        lengths: Some(Lengths { is_i64: true, bias: 1, adds_queries: true }),
-        has_sinks: true,
-        ..problem()
-    };
-    let four = [operand::OUT, operand::Q, operand::K, operand::V];
+    let four = HashSet::from([operand::OUT, operand::Q, operand::K, operand::V]);
     for family in FAMILIES {
         for q_len in [2, 300] {
-            for (p, count) in [(&problem(), 4), (&all, 8)] {
-                let plan = planned(family, &Problem { q_len, kv_len: 500, ..p.clone() });
-                let launch = &plan.launches[0];
-                let pointers: HashSet<usize> = launch
-                    .args
-                    .iter()
-                    .filter_map(|arg| match arg {
-                        Arg::Pointer { operand, .. } => Some(*operand),
-                        _ => None,
-                    })
-                    .collect();
-                assert!(four.iter().all(|operand| pointers.contains(operand)) && pointers.len() == count);
-                assert!(plan.zeroed_bytes <= plan.workspace_bytes && launch.grid[0] > 0);
-                for arg in &launch.args {
-                    if let Arg::Workspace { offset_bytes } = arg {
-                        assert!(*offset_bytes < plan.workspace_bytes && offset_bytes % 256 == 0);
-                    }
-                }
+            for (p, count) in [(problem(), 4), (with_all_operands(), 8)] {
+                let plan = planned(family, &Problem { q_len, ..p });
+                let found = pointers(&plan);
+                assert!(found.is_superset(&four) && found.len() == count, "{found:?}");
+                assert_sound(&plan);
             }
         }
     }

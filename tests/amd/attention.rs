@@ -3,7 +3,9 @@
 
 use half::{bf16, f16};
 use tenon_emulator::{Class, Error, Mutation};
-use tenon_kernels::gpu::attention::{Causal, Keys, Lengths, Problem, Queries, Strides, mfma, operand, plan};
+use tenon_kernels::gpu::attention::{
+    Causal, Keys, Lengths, MaskKind, MaskOperand, Problem, Queries, Strides, mfma, operand, plan,
+};
 use tenon_kernels::gpu::launch::{Element as Kind, Plan};
 
 use crate::harness::{Machine, assert_close};
@@ -19,6 +21,8 @@ pub struct Case {
     k: Vec<f64>,
     v: Vec<f64>,
     sinks: Vec<f32>,
+    /// What is added to scores, by places in the mask's memory; nothing where a kernel must not look.
+    mask: Vec<Option<f64>>,
     seed: u64,
 }
 
@@ -44,6 +48,7 @@ pub fn problem(
         soft_cap: None,
         codes: None,
         has_sinks: false,
+        mask: None,
         queries: Queries::Batched,
         keys: Keys::Contiguous,
         lengths: None,
@@ -63,6 +68,37 @@ fn paged(mut problem: Problem, page_rows: u32) -> Problem {
     problem.k = Strides::rows_first(page_rows, problem.kv_heads, problem.head_qk);
     problem.v = Strides::rows_first(page_rows, problem.kv_heads, problem.head_v);
     problem
+}
+
+/// Numbers of a mask in memory: some as low as there are, some minus infinity, every seventh row of nothing else.
+fn mask_memory(p: &Problem, mask: MaskOperand, random: &mut fastrand::Rng) -> Vec<Option<f64>> {
+    let Strides { batch, row, head } = mask.strides;
+    let last = |extent: u32, stride: u64| u64::from(extent - 1) * stride;
+    let lines = last(p.batch, batch) + last(p.heads, head) + last(p.q_len, row);
+    let mut memory = vec![None; (lines + u64::from(mask.columns)) as usize];
+    let kind = if mask.kind == MaskKind::F32 { Kind::F32 } else { p.element };
+    let lowest = match kind {
+        Kind::BF16 => bf16::MIN.to_f64(),
+        Kind::F16 => f16::MIN.to_f64(),
+        _ => f64::from(f32::MIN),
+    };
+    for (b, h, r) in
+        (0..p.batch).flat_map(|b| (0..p.heads).flat_map(move |h| (0..p.q_len).map(move |r| (b, h, r))))
+    {
+        let line = u64::from(b) * batch + u64::from(h) * head + u64::from(r) * row;
+        for key in 0..u64::from(mask.columns) {
+            let value = match (mask.kind, random.u8(..8)) {
+                (_, 0) => f64::NEG_INFINITY,
+                (MaskKind::Bool, _) if row != 0 && r % 7 == 3 => f64::NEG_INFINITY,
+                (MaskKind::Bool, _) => 0.0,
+                (_, 1) => lowest,
+                _ if row != 0 && r % 7 == 3 => lowest,
+                _ => rounded(kind, random.f64() * 4.0 - 2.0),
+            };
+            memory[(line + key) as usize].get_or_insert(value);
+        }
+    }
+    memory
 }
 
 fn rounded(kind: Kind, value: f64) -> f64 {
@@ -135,7 +171,19 @@ impl Case {
         let k = draw(keys * kv_heads * problem.head_qk as usize);
         let v = draw(keys * kv_heads * problem.head_v as usize);
         let sinks = draw(heads).into_iter().map(|v| v as f32).collect();
-        Self { problem, lengths, offsets, pages, q, k, v, sinks, seed }
+        let mask = problem.mask.map_or(Vec::new(), |mask| mask_memory(&problem, mask, &mut random));
+        Self { problem, lengths, offsets, pages, q, k, v, sinks, mask, seed }
+    }
+
+    /// What a mask adds to a score; nothing sees keys behind its columns.
+    fn added(&self, b: usize, row: usize, head: usize, key: usize) -> f64 {
+        let Some(mask) = self.problem.mask else { return 0.0 };
+        if key >= mask.columns as usize {
+            return f64::NEG_INFINITY;
+        }
+        let Strides { batch, row: rows, head: heads } = mask.strides;
+        let at = b * batch as usize + head * heads as usize + row * rows as usize + key;
+        self.mask[at].expect("masks have numbers for all of their columns")
     }
 
     /// Elements of a cache operand by their places in memory.
@@ -193,7 +241,7 @@ impl Case {
 
     fn operands(&self, machine: &Machine) -> Vec<u64> {
         let p = &self.problem;
-        let mut addresses = vec![0; 8];
+        let mut addresses = vec![0; operand::PADDING + 1];
         let mut q = vec![None; self.extent(p.q)];
         self.each_row(|b, row, head| {
             let line = ((self.offsets[b] + row) * p.heads as usize + head) * p.head_qk as usize;
@@ -227,6 +275,17 @@ impl Case {
         }
         if p.has_sinks {
             addresses[operand::SINKS] = machine.upload(&self.sinks);
+        }
+        if let Some(mask) = p.mask {
+            let values = self.mask.iter().copied();
+            addresses[operand::MASK] = match mask.kind {
+                MaskKind::Element => upload(machine, p.element, values),
+                MaskKind::F32 => upload(machine, Kind::F32, values),
+                MaskKind::Bool => {
+                    let byte = |v: Option<f64>| v.map_or(1, |v| if v == 0.0 { 2 } else { 0 });
+                    machine.upload(&values.map(byte).collect::<Vec<u8>>())
+                }
+            };
         }
         addresses
     }
@@ -265,11 +324,12 @@ impl Case {
             .map(|key| {
                 let k = &self.k[line(key) * qk..][..qk];
                 let dot: f64 = q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(p.scale);
-                p.soft_cap.map_or(dot, |cap| f64::from(cap) * (dot / f64::from(cap)).tanh())
+                let capped = p.soft_cap.map_or(dot, |cap| f64::from(cap) * (dot / f64::from(cap)).tanh());
+                capped + self.added(b, row, head, key)
             })
             .collect();
         let mut out = vec![0.0; vs];
-        if scores.is_empty() {
+        if scores.iter().all(|&score| score == f64::NEG_INFINITY) {
             return out;
         }
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -341,11 +401,13 @@ fn many_rows_agree_with_the_reference_for_every_head() {
     for machine in Machine::all() {
         for (row, element) in mfma::rows(machine.family.name).expect("the table is read") {
             let mfma::Row::Forward(params) = row else { continue };
+            let mask = MaskOperand { kind: MaskKind::Bool, strides: Strides::default(), columns: 150 };
             let mut p = problem(element, [1, 2, 1], [40, 150], params.head_qk);
             p.head_v = params.head_v;
             p.v = Strides::rows_first(150, 1, params.head_v);
             p.out = Strides::rows_first(40, 2, params.head_v);
             p.causal = Some(Causal::BottomRight);
+            p.mask = params.has_mask.then_some(mask);
             let case = Case::new(p);
             let plan = mfma::plan_with(machine.family.name, &case.problem, &row, &machine.chip());
             case.check_plan(&machine, &plan.expect("the row holds the problem's head"));
@@ -361,9 +423,141 @@ fn few_rows_agree_with_the_reference_for_every_head_and_tile() {
             let mut p = problem(element, [2, 6, 2], [1 + params.rows / 16, 700], params.head_qk);
             p.causal = Some(Causal::BottomRight);
             p.lengths = Some(Lengths::default());
+            let mask = MaskOperand { kind: MaskKind::Bool, strides: Strides::default(), columns: 700 };
+            p.mask = params.has_mask.then_some(mask);
             let case = Case::new(p);
             let plan = mfma::plan_with(machine.family.name, &case.problem, &row, &machine.chip());
             case.check_plan(&machine, &plan.expect("the row holds the problem's head"));
+        }
+    }
+}
+
+/// Problems with masks in memory of every kind: shared by batches, heads and rows or not, aligned rows and others, fewer
+/// columns than keys.
+fn masked(kind: Kind, q_len: u32, head: u32) -> Vec<Problem> {
+    let base = problem(kind, [2, 4, 2], [q_len, 205], head);
+    let square = Problem { causal: Some(Causal::BottomRight), ..base.clone() };
+    let mask = |kind, columns: u32, width: u32, [batch, heads, rows]: [bool; 3]| {
+        let row = u64::from(width) * u64::from(rows);
+        let plane = u64::from(width) * if rows { u64::from(q_len) } else { 1 };
+        let head = plane * u64::from(heads);
+        let batch = u64::from(batch) * plane * if heads { 4 } else { 1 };
+        Some(MaskOperand { kind, strides: Strides { batch, row, head }, columns })
+    };
+    use MaskKind::{Bool, Element, F32};
+    vec![
+        Problem { mask: mask(Element, 205, 208, [true, true, true]), ..square.clone() },
+        Problem { mask: mask(Element, 205, 205, [true, false, true]), ..base.clone() },
+        Problem { mask: mask(Element, 150, 152, [true, false, false]), ..square.clone() },
+        Problem { mask: mask(Bool, 205, 208, [false, true, true]), window_left: Some(90), ..square.clone() },
+        Problem { mask: mask(Bool, 205, 205, [true, false, false]), soft_cap: Some(5.0), ..base.clone() },
+        Problem { mask: mask(F32, 205, 208, [true, false, true]), has_sinks: true, ..base.clone() },
+        Problem { mask: mask(F32, 33, 33, [false, false, true]), ..base.clone() },
+        Problem {
+            mask: mask(Element, 205, 208, [true, false, true]),
+            lengths: Some(Lengths::default()),
+            ..paged(square, 16)
+        },
+    ]
+}
+
+#[test]
+fn masks_in_memory_agree_with_the_reference() {
+    for machine in Machine::all() {
+        for (kind, head) in [(Kind::BF16, 64), (Kind::F16, 128), (Kind::F32, 64)] {
+            for q_len in [2, 45] {
+                for p in masked(kind, q_len, head) {
+                    Case::new(p).check(&machine);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn masks_and_paddings_join_into_one_mask() {
+    use tenon_kernels::gpu::attention::plain::{self, PaddingKind, PaddingOperand};
+    use tenon_kernels::gpu::scalar::Scalar;
+    let (batch, keys, past) = (2usize, 205usize, 5u32);
+    for machine in Machine::all() {
+        for (p, filter) in [(0, -10000.0f32), (1, -10000.0), (2, f32::MIN)].map(|(index, filter)| {
+            let mask = [None, Some(0), Some(4)][index];
+            let base = problem(Kind::BF16, [2, 4, 2], [3, 205], 64);
+            let mask = mask.and_then(|at: usize| masked(Kind::BF16, 3, 64).swap_remove(at).mask);
+            (Problem { mask, ..base }, filter)
+        }) {
+            let mut case = Case::new(p);
+            let row_keys = keys - past as usize;
+            let words: Vec<i32> = (0..batch * row_keys).map(|_| fastrand::i32(0..3)).collect();
+            let kinds = [
+                (
+                    PaddingKind::Rows {
+                        strides: Strides { batch: row_keys as u64, ..Strides::default() },
+                        past,
+                        offset: 0,
+                    },
+                    words.clone(),
+                ),
+                (PaddingKind::Ends, vec![70, 205]),
+                (PaddingKind::Ranges, vec![70, 200, 3, 0]),
+            ];
+            let own = case.mask.clone();
+            let original = case.problem.clone();
+            for (kind, values) in kinds {
+                let padding = PaddingOperand { kind, filter };
+                let joined = plain::joined(&original, Scalar::BF16, &padding).expect("the problem is joined");
+                let count: u32 = joined.dims.iter().product();
+                case.problem = original.clone();
+                case.mask.clone_from(&own);
+                let mut operands = case.operands(&machine);
+                let result = operands[operand::OUT];
+                let memory = machine.poisoned(count as usize * joined.scalar.bytes());
+                operands[operand::OUT] = memory;
+                operands[operand::PADDING] = machine.upload(&values);
+                machine.run(&joined.plan, &operands).unwrap_or_else(|error| panic!("{case}: {error}"));
+                (operands[operand::OUT], operands[operand::MASK]) = (result, memory);
+                let is_padding = |b: usize, key: usize| match kind {
+                    PaddingKind::Rows { .. } => {
+                        key >= past as usize && values[b * row_keys + key - past as usize] == 0
+                    }
+                    PaddingKind::Ends => key as i32 >= values[b],
+                    PaddingKind::Ranges => key as i32 >= values[b] || (key as i32) < values[b + batch],
+                };
+                // The reference reads the mask that is expected.
+                let [_, heads, rows, width] = joined.dims.map(|extent| extent as usize);
+                let expected = |at: usize| {
+                    let (b, h, r, key) =
+                        (at / width / rows / heads, at / width / rows % heads, at / width % rows, at % width);
+                    (key < keys).then(|| {
+                        let filtered = if is_padding(b, key) { f64::from(filter) } else { 0.0 };
+                        let added = case.added(b, r, h, key) + filtered;
+                        if joined.scalar == Scalar::F32 {
+                            f64::from(added as f32)
+                        } else {
+                            rounded(Kind::BF16, added)
+                        }
+                    })
+                };
+                let expected = (0..count as usize).map(expected).collect();
+                case.mask = expected;
+                case.problem.mask = Some(joined.mask);
+                let plan = case.plan(&machine);
+                machine.run(&plan, &operands).unwrap_or_else(|error| panic!("{case}: {error}"));
+                let memory = download(&machine, Kind::BF16, result, case.extent(case.problem.out));
+                let (mut found, mut wanted) = (Vec::new(), Vec::new());
+                case.each_row(|b, row, head| {
+                    let at = case.place(case.problem.out, b, row, head);
+                    found.extend_from_slice(&memory[at..at + 64]);
+                    wanted.extend(case.row(b, row, head));
+                });
+                assert_close(
+                    &format!("{kind:?} for {case}"),
+                    &found,
+                    &wanted,
+                    case.tolerance(),
+                    case.tolerance(),
+                );
+            }
         }
     }
 }
@@ -486,7 +680,8 @@ fn a_block_of_keys_costs_what_its_counts_say_and_no_bank_conflicts() {
                 let (plan, operands) = (case.plan(&machine), case.operands(&machine));
                 machine.run(&plan, &operands).unwrap_or_else(|error| panic!("{case}: {error}"))
             });
-            let params = mfma::ForwardParams { head_qk: head, head_v: head, bn: 64, waves: 8 };
+            let params =
+                mfma::ForwardParams { head_qk: head, head_v: head, bn: 64, waves: 8, has_mask: false };
             let row = mfma::Row::Forward(params);
             let has = mfma::instructions(machine.family.name, &row, Kind::BF16).expect("the table has them");
             let counts = params.block_counts(Kind::BF16, has);

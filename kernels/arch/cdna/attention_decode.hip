@@ -9,7 +9,7 @@
 //!     lane l holds of packed row l % 16 the keys (and output columns) 4 (l / 16) + r of every 16, r = 0 .. 3
 //!
 //! Definitions from the unit: SYMBOL, ELEMENT (BF16, F16 or F32), HEAD_QK, HEAD_V, ROWS (16 or 32), BN (32), WAVES,
-//! STAGES (tiles of values of a wave; loads straight into LDS need 2), SHARED_BYTES (LDS of a workgroup).
+//! MASK (1: a mask in memory), STAGES (tiles of values of a wave; loads straight into LDS need 2), SHARED_BYTES (LDS of a workgroup).
 
 static_assert(ROWS == 16 || ROWS == 32, "row tiles of the matrix product");
 static_assert(BN == 32 && HEAD_QK % 32 == 0 && HEAD_V % 64 == 0, "tiles of the matrix product, columns of a wave");
@@ -75,9 +75,11 @@ struct Wave {
     float top[kRowTiles], sum[kRowTiles];
     i32 key_begin[kRowTiles], key_end[kRowTiles]; // that the lane's rows see
     i32 plain_begin, plain_end;                   // keys that every row sees
+    const Masking masking;
+    const u8* mask[kRowTiles];
 
-    DEVICE Wave(const Arguments& a, const Piece& piece_, const Rows& keys, const u8* q)
-        : shape(a.shape), piece(piece_), key_rows(keys) {
+    DEVICE Wave(const Arguments& a, const Piece& piece_, const Rows& keys, const u8* q, const Masking& masking_)
+        : shape(a.shape), piece(piece_), key_rows(keys), masking(masking_) {
         const Sequence& sequence = piece.sequence;
         plain_begin = sequence.key_begin(shape, (piece.row0 + piece.rows - 1) / shape.group);
         plain_end = sequence.key_end(shape, piece.row0 / shape.group);
@@ -89,6 +91,7 @@ struct Wave {
             const i32 row = packed / shape.group, head = piece.head * shape.group + packed % shape.group;
             key_begin[n] = sequence.key_begin(shape, row), key_end[n] = exists ? sequence.key_end(shape, row) : 0;
             top[n] = kMinusInfinity, sum[n] = 0.0f;
+            if (MASK) mask[n] = masking.line(piece.batch, exists ? head : 0, exists ? row : 0);
             const i64 first = a.q_offsets ? 0 : piece.batch * shape.q_batch;
             const u8* line = q + (first + (sequence.q_start + row) * shape.q_row + head * shape.q_head) * kElementBytes;
 #pragma unroll
@@ -132,6 +135,23 @@ struct Wave {
         for (u32 i = 0; i < 4 * kKeyTiles; i++)
             scores[n][i / 4][i % 4] = soft_cap(scores[n][i / 4][i % 4], shape.cap_scale);
     }
+    /// Of scores after a mask in memory, times log2 e.
+    DEVICE float scale() const { return MASK ? kLog2E : shape.scale_log2; }
+    /// Numbers as low as there are would be infinite times the scale.
+    DEVICE void add_mask(u32 n, i32 key0) {
+        const i32 end = piece.sequence.kv_len;
+        const float factor = shape.scale_log2 * (1.0f / kLog2E);
+#pragma unroll
+        for (u32 t = 0; t < kKeyTiles; t++) {
+            const i32 key = key0 + (i32)(t * 16 + lane_id() / 16 * 4);
+            const f32x4 four = Masking::each(masking.shape.kind, mask[n], key, end);
+#pragma unroll
+            for (u32 r = 0; r < 4; r++) {
+                const float number = four[r] == kMinusInfinity ? four[r] : maximum(four[r], -1e37f);
+                scores[n][t][r] = scores[n][t][r] * factor + number;
+            }
+        }
+    }
     DEVICE void hide(u32 n, i32 key0) {
         const i32 first = key_begin[n] - key0 - lane_id() / 16 * 4, last = key_end[n] - key0 - lane_id() / 16 * 4;
 #pragma unroll
@@ -143,10 +163,11 @@ struct Wave {
     /// Scores of the block from `key0` become weights; the outputs follow the maxima where they grow too far.
     DEVICE void weigh(i32 key0) {
         const bool is_plain = key0 >= plain_begin && key0 + (i32)BN <= plain_end && piece.rows == ROWS;
-        const float scale = shape.scale_log2;
+        const float scale = this->scale();
 #pragma unroll
         for (u32 n = 0; n < kRowTiles; n++) {
             if (shape.cap_scale != 0.0f) cap(n);
+            if (MASK) add_mask(n, key0);
             if (!is_plain) hide(n, key0);
             float next = top[n];
 #pragma unroll
@@ -161,12 +182,13 @@ struct Wave {
 #pragma unroll
                 for (u32 c = 0; c < kColumnTiles; c++) out[n][c] *= alpha;
             }
-            const float base = (top[n] == kMinusInfinity ? 0.0f : top[n]) * scale;
+            const float floor = top[n] == kMinusInfinity ? 0.0f : top[n], base = floor * scale;
             f32x2 total = {0.0f, 0.0f};
 #pragma unroll
             for (u32 i = 0; i < 4 * kKeyTiles; i += 2) {
                 const f32x2 pair = {scores[n][i / 4][i % 4], scores[n][i / 4][i % 4 + 1]};
-                const f32x2 power = pair * scale - base;
+                // Masks leave scores whose products with the scale round to far more than one.
+                const f32x2 power = MASK ? (pair - floor) * scale : pair * scale - base;
                 const f32x2 weight = {exp2_approx(power.x), exp2_approx(power.y)};
                 total += weight;
                 if (kElementBytes == 2) {
@@ -197,7 +219,7 @@ struct Wave {
             total += other_half(total);
             const u32 row = n * 16 + lane_id() % 16;
             if (lane_id() < 16) {
-                states().top[wave_id()][row] = top[n] * shape.scale_log2;
+                states().top[wave_id()][row] = top[n] * scale();
                 states().sum[wave_id()][row] = total;
             }
 #pragma unroll
@@ -285,12 +307,12 @@ struct Pieces {
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     SYMBOL(const AttentionShape shape, const CacheShape cache, const u8* q, const u8* k, const u8* v, u8* result,
            const i32* lengths, const i32* q_offsets, const i32* table, const float* sinks, u32 chunk, u32* tickets,
-           f32x2* piece_state, float* piece_out) {
+           f32x2* piece_state, float* piece_out, const MaskShape mask_shape, const u8* mask) {
     const Arguments a{shape, lengths, q_offsets, table};
     const Piece piece(a, (i32)chunk);
     if (!piece.exists()) return;
     const Pages pages(a, cache, piece.batch, piece.sequence.kv_len);
-    Wave wave(a, piece, Rows::keys(cache, k, piece.head, shape.head_qk), q);
+    Wave wave(a, piece, Rows::keys(cache, k, piece.head, shape.head_qk), q, Masking{mask_shape, mask});
     ValueCopy<1> values(Rows::values(cache, v, piece.head, shape.head_v));
     constexpr i32 kStep = WAVES * BN;
     const i32 first = piece.begin + (i32)(wave_id() * BN);

@@ -16,7 +16,7 @@
 //! Products i are the output of block i - 1 and the scores of block i. A barrier ends each phase.
 //!
 //! Definitions from the unit: SYMBOL, ELEMENT (BF16, F16 or F32), HEAD_QK, HEAD_V, BN (keys of a block), WAVES (4 or
-//! 8), SHARED_BYTES (LDS of a workgroup).
+//! 8), MASK (1: a mask in memory), SHARED_BYTES (LDS of a workgroup).
 
 static_assert(WAVES == 4 || WAVES == 8, "one or two waves a SIMD");
 static_assert(BN % 32 == 0 && HEAD_QK % 32 == 0 && HEAD_V % 32 == 0, "tiles of the matrix product");
@@ -71,10 +71,15 @@ struct Wave {
     i32 row;                         // of the lane
     i32 key_begin, key_end;          // that the lane's row sees
     i32 plain_begin, plain_end;      // blocks that every row of the wave sees whole
+    const Masking masking;
+    const u8* mask;                  // of the lane's row
+    const i32 mask_end;              // keys of the sequence
 
-    DEVICE Wave(const Arguments& a, const Item& item, const u8* q) : shape(a.shape) {
+    DEVICE Wave(const Arguments& a, const Item& item, const u8* q, const Masking& masking_)
+        : shape(a.shape), masking(masking_), mask_end(item.sequence.kv_len) {
         const i32 first = item.row0 + wave_id() * 32, last = min(first + 32, item.sequence.q_len) - 1;
         row = first + lane_id() % 32;
+        if (MASK) mask = masking.line(item.batch, item.head, min(row, item.sequence.q_len - 1));
         key_begin = item.sequence.key_begin(shape, row), key_end = item.sequence.key_end(shape, row);
         plain_begin = ceil_div(item.sequence.key_begin(shape, first + 31), (i32)BN);
         plain_end = max(item.sequence.key_end(shape, first), 0) / (i32)BN;
@@ -133,6 +138,20 @@ struct Wave {
         for (u32 i = 0; i < BN / 2; i++)
             scores[i / 16][i % 16] = soft_cap(scores[i / 16][i % 16], shape.cap_scale);
     }
+    /// Of scores after a mask in memory, times log2 e.
+    DEVICE float scale() const { return MASK ? kLog2E : shape.scale_log2; }
+    DEVICE void add_mask(i32 block) {
+        const bool is_whole = masking.shape.is_aligned && (block + 1) * (i32)BN <= mask_end;
+        const i32 key0 = block * (i32)BN + lane_id() / 32 * 4;
+        const float factor = shape.scale_log2 * (1.0f / kLog2E);
+#pragma unroll
+        for (u32 i = 0; i < BN / 2; i += 4) {
+            const i32 key = key0 + (i32)(i * 2), kind = masking.shape.kind;
+            const f32x4 four = is_whole ? Masking::whole(kind, mask, key) : Masking::each(kind, mask, key, mask_end);
+#pragma unroll
+            for (u32 r = 0; r < 4; r++) scores[i / 16][i % 16 + r] = scores[i / 16][i % 16 + r] * factor + four[r];
+        }
+    }
     DEVICE void hide(i32 block) {
         const i32 key0 = block * (i32)BN + lane_id() / 32 * 4;
         const i32 first = key_begin - key0, last = key_end - key0;
@@ -145,13 +164,14 @@ struct Wave {
     /// Scores become weights; the output follows the maximum where that grows too far.
     DEVICE void weigh(i32 block) {
         if (shape.cap_scale != 0.0f) cap();
+        if (MASK) add_mask(block);
         if (block < plain_begin || block >= plain_end) hide(block);
         float next = top;
 #pragma unroll
         for (u32 i = 0; i < BN / 2; i += 2)
             next = max3(next, scores[i / 16][i % 16], scores[i / 16][i % 16 + 1]);
         next = maximum(next, other_half(next));
-        const float scale = shape.scale_log2;
+        const float scale = this->scale();
         if (any_lane((next - top) * scale > kLazyGrowth)) {
             const float alpha = exp2_approx((top - (next == kMinusInfinity ? 0.0f : next)) * scale);
             top = next;
@@ -159,12 +179,13 @@ struct Wave {
 #pragma unroll
             for (u32 t = 0; t < kColumnTiles; t++) out[t] *= alpha;
         }
-        const float base = (top == kMinusInfinity ? 0.0f : top) * scale;
+        const float floor = top == kMinusInfinity ? 0.0f : top, base = floor * scale;
         f32x2 total = {0.0f, 0.0f};
 #pragma unroll
         for (u32 i = 0; i < BN / 2; i += 2) {
             const f32x2 pair = {scores[i / 16][i % 16], scores[i / 16][i % 16 + 1]};
-            const f32x2 power = pair * scale - base;
+            // The lowest numbers times the scale would be infinite.
+            const f32x2 power = MASK ? (pair - floor) * scale : pair * scale - base;
             const f32x2 weight = {exp2_approx(power.x), exp2_approx(power.y)};
             total += weight;
             if (kElementBytes == 2) weights[i / 8][i % 8 / 2] = pack_weights<ELEMENT>(weight);
@@ -177,7 +198,7 @@ struct Wave {
     DEVICE void store(const Arguments& a, const Item& item, u8* result, const float* sinks) {
         float total = sum + other_half(sum);
         const bool is_empty = top == kMinusInfinity;
-        if (sinks) total += exp2_approx(sinks[item.head] * kLog2E - (is_empty ? 0.0f : top * shape.scale_log2));
+        if (sinks) total += exp2_approx(sinks[item.head] * kLog2E - (is_empty ? 0.0f : top * scale()));
         const float inverse = is_empty || total == 0.0f ? 0.0f : 1.0f / total;
         const bool exists = row < item.sequence.q_len;
         u8* line = result + ((a.q_offsets ? 0 : item.batch * shape.out_batch) + item.head * shape.out_head +
@@ -213,11 +234,12 @@ struct Wave {
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     SYMBOL(const AttentionShape shape, const CacheShape cache, const u8* q, const u8* k, const u8* v, u8* out,
-           const i32* lengths, const i32* q_offsets, const i32* table, const float* sinks, u32 dies) {
+           const i32* lengths, const i32* q_offsets, const i32* table, const float* sinks, u32 dies,
+           const MaskShape mask_shape, const u8* mask) {
     const Arguments a{shape, lengths, q_offsets, table};
     const Item item = Item::of(a, blockIdx.x, dies);
     if (item.row0 >= item.sequence.q_len) return;
-    Wave wave(a, item, q);
+    Wave wave(a, item, q, Masking{mask_shape, mask});
     const i32 kv_head = item.head / shape.group;
     const Pages pages(a, cache, item.batch, item.sequence.kv_len);
     KeyCopy<WAVES> key_copy(Rows::keys(cache, k, kv_head, shape.head_qk));

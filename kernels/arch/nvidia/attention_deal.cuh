@@ -1,13 +1,23 @@
 //! How blocks of keys are dealt out to thread blocks when queries are few: evenly, whatever the lengths.
 //!
-//! An item is a (sequence, key/value head, tile of ROWS packed rows). The key blocks of all items in order are
+//! An item is a (sequence, run of HEADS key/value heads, tile of kHeadRows packed rows of each). The key blocks of all items in order are
 //! numbered, and thread block c takes a run of the numbers:
 //!
 //!     items          |  0: 5 blocks  | 1: 5 blocks  | 2: 5 blocks  |
 //!     thread block   |  0: 4     | 1: 4     | 2: 4     | 3: 3      |      item 0 is in two pieces, item 1 in three
+//!
+//! Definitions from the unit: ROWS, HEADS.
 
 /// Keys of a block.
 constexpr int BN = 64;
+/// Rows of a tile that belong to one key/value head.
+constexpr int kHeadRows = ROWS / HEADS;
+static_assert(ROWS % (16 * HEADS) == 0, "a row tile of the product is of one head");
+/// Number of a row of a tile within its head, of the head, and rows of a tile where each head has so many: the compiler
+/// does not know that a tile of one head has no others.
+DEVICE i32 row_of(i32 tile_row) { return HEADS == 1 ? tile_row : tile_row % kHeadRows; }
+DEVICE i32 head_of(i32 tile_row) { return HEADS == 1 ? 0 : tile_row / kHeadRows; }
+DEVICE i32 tile_end(i32 rows) { return HEADS == 1 ? rows : ROWS; }
 /// Sequences at most, for the numbers of their blocks in shared memory.
 constexpr int kMaxBatch = 1024;
 
@@ -20,9 +30,9 @@ struct Span {
     }
 };
 
-/// Items of a sequence: tiles of its own rows, for every key/value head.
+/// Items of a sequence: tiles of its own rows, for every run of key/value heads.
 DEVICE i32 items_of(const Arguments& a, const Sequence& sequence) {
-    return a.shape.kv_heads * ceil_div(sequence.q_len * a.shape.group, ROWS);
+    return a.shape.kv_heads / HEADS * ceil_div(sequence.q_len * a.shape.group, kHeadRows);
 }
 
 /// The run of key blocks of thread block c.
@@ -38,7 +48,7 @@ struct Deal {
 
 /// The part of an item that falls into a thread block's run.
 struct Piece {
-    i32 batch, head, row0;   // row0: first packed row, of which there are q_len * group
+    i32 batch, head, row0;   // head: the first; row0: first packed row of each, of which there are q_len * group
     i32 item, first, count;  // item: its number; its key blocks [first, first + count) counted from the span's begin
     i32 item_begin, item_count;
 
@@ -52,14 +62,19 @@ struct Piece {
         batch = low;
         item_count = Span(a, Sequence(a.shape, low, a.lengths, a.q_offsets)).count;
         const i32 within = (unit - starts[low]) / item_count;
-        item = low * a.shape.kv_heads * a.shape.row_tiles + within;
-        head = within % a.shape.kv_heads;
-        row0 = within / a.shape.kv_heads * ROWS;
+        const i32 runs = a.shape.kv_heads / HEADS;
+        item = low * runs * a.shape.row_tiles + within;
+        head = within % runs * HEADS;
+        row0 = within / runs * kHeadRows;
         item_begin = starts[low] + within * item_count;
         first = unit - item_begin;
         count = min(item_count - first, end - unit);
     }
     DEVICE bool is_whole() const { return count == item_count; }
+    /// Rows of a head that the item has.
+    DEVICE i32 head_rows(const Arguments& a, const Sequence& sequence) const {
+        return min(kHeadRows, sequence.q_len * a.shape.group - row0);
+    }
 };
 
 /// Numbers the key blocks of all sequences: those of sequence b are [starts[b], starts[b + 1]), over all its items.

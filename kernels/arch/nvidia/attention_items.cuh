@@ -12,7 +12,7 @@ struct Item {
         const i32 last_row = min(row0 + BM, sequence.q_len) - 1;
         end = MASK == 0 ? sequence.kv_len : sequence.key_end(a.shape, last_row);
         end = row0 < sequence.q_len ? ceil_div(max(end, 0), BN) : 0;
-        begin = MASK == 2 ? sequence.key_begin(a.shape, row0) / BN : 0;
+        begin = MASK >= 2 ? sequence.key_begin(a.shape, row0) / BN : 0;
     }
     static DEVICE Item of(const Arguments& a, i32 index) {
         const i32 heads = a.shape.batch * a.shape.heads;

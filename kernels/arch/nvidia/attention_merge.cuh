@@ -1,6 +1,6 @@
 //! How few-row attention finishes an item: normalises its sums, after merging those of its pieces where it was cut.
 //!
-//! Definitions from the unit: ELEMENT, HEAD_V, ROWS and CODES.
+//! Definitions from the unit: ELEMENT, HEAD_V, ROWS, HEADS and CODES.
 
 constexpr int kSlices = 4; // warps that share the keys of a block; as many again for each further 16 rows
 constexpr int kWarps = kSlices * ROWS / 16, kConsumerThreads = 32 * kWarps;
@@ -38,12 +38,13 @@ struct Result {
     const float* sinks;
     CodeScales scales;
 
-    /// Writes lane's columns of a packed row: values relative to `max` (in powers of two), whose weights sum to `sum`.
-    DEVICE void write(const Piece& piece, const Sequence& sequence, i32 packed, const float (&values)[HEAD_V / 32],
+    /// Writes lane's columns of a row of the tile: values relative to `max` (in powers of two), whose weights sum to `sum`.
+    DEVICE void write(const Piece& piece, const Sequence& sequence, i32 tile_row, const float (&values)[HEAD_V / 32],
                       float max, float sum) const {
-        const i32 row = packed / a.shape.group, head = piece.head * a.shape.group + packed % a.shape.group;
+        const i32 packed = piece.row0 + row_of(tile_row), kv_head = piece.head + head_of(tile_row);
+        const i32 row = packed / a.shape.group, head = kv_head * a.shape.group + packed % a.shape.group;
         const float total = sum == 0.0f ? 0.0f : sum + (sinks ? exp2_approx(sinks[head] * kLog2E - max) : 0.0f);
-        const float inverse = total == 0.0f ? 0.0f : (CODES ? scales.of_values(piece.head) : 1.0f) / total;
+        const float inverse = total == 0.0f ? 0.0f : (CODES ? scales.of_values(kv_head) : 1.0f) / total;
         u16* line = out + (a.q_offsets ? 0 : piece.batch * a.shape.out_batch) +
                     (sequence.q_start + row) * a.shape.out_row + head * a.shape.out_head;
 #pragma unroll
@@ -71,15 +72,19 @@ struct Pieces {
         if (threadIdx.x == 0) is_last = load_acquire(&tickets[piece.item]) == count(piece, deal) - 1;
     }
 
-    /// Leaves a piece; true for the thread block that left the last one of the item. `is_last` is in shared memory.
+    /// Leaves a piece, of each head the rows below `rows`; true for the thread block that left the last one of the item.
+    /// `is_last` is in shared memory.
     DEVICE bool leave(u32& is_last, const Joined& joined, const Piece& piece, const Deal& deal, i32 rows) const {
         const i64 at = slot(blockIdx.x, piece.first == 0);
-        for (i32 row = threadIdx.x / 32; row < rows; row += kWarps)
+#pragma unroll 1
+        for (i32 row = threadIdx.x / 32; row < tile_end(rows); row += kWarps) {
+            if (row_of(row) >= rows) continue;
 #pragma unroll
             for (int i = 0; i < HEAD_V / 32; i++)
                 out[(at + row) * HEAD_V + threadIdx.x % 32 + 32 * i] = joined.out[row][threadIdx.x % 32 + 32 * i];
+        }
         const int own_row = threadIdx.x;
-        if (own_row < rows) state[at + own_row] = float2{joined.row_max(own_row), joined.row_sum(own_row)};
+        if (own_row < tile_end(rows) && row_of(own_row) < rows) state[at + own_row] = float2{joined.row_max(own_row), joined.row_sum(own_row)};
         __threadfence();
         named_barrier<1, kConsumerThreads>();
         if (threadIdx.x == 0) {
@@ -97,7 +102,9 @@ struct Pieces {
                       const Result& result, i32 rows) const {
         const i32 first = deal.owner(piece.item_begin), last = first + count(piece, deal) - 1;
         const int lane = threadIdx.x % 32;
-        for (i32 row = threadIdx.x / 32; row < rows; row += kWarps) {
+#pragma unroll 1
+        for (i32 row = threadIdx.x / 32; row < tile_end(rows); row += kWarps) {
+            if (row_of(row) >= rows) continue;
             float top = kMinusInfinity, total = 0.0f, values[HEAD_V / 32] = {};
             for (i32 c = first + lane; c <= last; c += 32) {
                 float2 s = float2{joined.row_max(row), joined.row_sum(row)};
@@ -126,7 +133,7 @@ struct Pieces {
             float own[HEAD_V / 32];
             joined.load(own, row);
             add(values, total, float2{joined.row_max(row), joined.row_sum(row)}, top, own);
-            result.write(piece, sequence, piece.row0 + row, values, top, total);
+            result.write(piece, sequence, row, values, top, total);
         }
         if (threadIdx.x == 0) tickets[piece.item] = 0;
     }

@@ -1,6 +1,7 @@
 //! Softmax of a tile of scores in the registers of a warpgroup, with running maxima and sums of its rows.
 //!
-//! Definitions from the unit: BN (columns of the tile) and MASK (2: keys may be hidden at the begin of a row as well).
+//! Definitions from the unit: BN (columns of the tile) and MASK (2 and 3: keys may be hidden at the begin of a row as well; 3: a
+//! mask in memory may have added to the scores numbers as low as there are).
 
 /// Lane l of warp w holds rows 16w + l/4 and 8 more, columns 8j + 2(l%4) + {0, 1}: elements 4j + {0, 1} and, of the
 /// second row, 4j + {2, 3}.
@@ -14,7 +15,7 @@ DEVICE void hide(float (&s)[BN / 2], const i32 (&begin)[2], const i32 (&end)[2])
     for (int i = 0; i < BN / 2; i++) {
         const int column = 8 * (i / 4) + (i & 1), row = (i >> 1) & 1;
         bool hidden = column >= end[row];
-        if (MASK == 2) hidden = hidden || column < begin[row];
+        if (MASK >= 2) hidden = hidden || column < begin[row];
         s[i] = hidden ? kMinusInfinity : s[i];
     }
 }
@@ -46,10 +47,15 @@ template <bool kGuard> DEVICE bool softmax(float (&s)[BN / 2], RowState& rows, f
     }
     float base[2], sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-    for (int r = 0; r < 2; r++) base[r] = (kGuard && rows.max[r] == kMinusInfinity ? 0.0f : rows.max[r]) * scale;
+    for (int r = 0; r < 2; r++) {
+        base[r] = kGuard && rows.max[r] == kMinusInfinity ? 0.0f : rows.max[r];
+        if (MASK != 3) base[r] *= scale;
+    }
 #pragma unroll
     for (int i = 0; i < BN / 2; i++) {
-        s[i] = exp2_approx(fmaf(s[i], scale, -base[(i >> 1) & 1]));
+        // The lowest numbers times the scale would be infinite.
+        const float power = MASK == 3 ? (s[i] - base[(i >> 1) & 1]) * scale : fmaf(s[i], scale, -base[(i >> 1) & 1]);
+        s[i] = exp2_approx(power);
         sum[i & 3] += s[i];
     }
 #pragma unroll

@@ -8,14 +8,15 @@
 //!     row of a panel     0 .. 15 | 16 .. 31 | 32 .. 47 | 48 .. 63
 //!     warp                0, 4   |   1, 5   |   2, 6   |   3, 7
 //!
-//! Definitions from the unit: ELEMENT, HEAD_QK, HEAD_V, ROWS, CODES. The memory has k and v [STAGES], out, max, sum, query
+//! Definitions from the unit: ELEMENT, HEAD_QK, HEAD_V, ROWS, HEADS (key/value heads of a block, the row tiles of 16 dealt out
+//! to them in order), CODES. The memory has k and v [STAGES], out, max, sum, query
 //! and is_last.
 
 static_assert(ROWS == 16 || ROWS == 32, "row tiles of the warp product");
 static_assert(HEAD_QK % (CODES ? 32 : 16) == 0 && HEAD_V % 32 == 0, "head sizes");
 
 constexpr int kPanelBytes = BN * kRowBytes;
-constexpr int kKBytes = kKPanels * kPanelBytes, kVBytes = kVPanels * kPanelBytes;
+constexpr int kKBytes = kKPanels * kPanelBytes, kVBytes = kVPanels * kPanelBytes; // of one head
 constexpr bool kQueryInShared = HEAD_QK > 128; // registers hold the outputs of such heads and no more
 
 /// Queries as fragments of the row tiles, where they are in shared memory.
@@ -26,31 +27,41 @@ template <class Memory> struct RowTile {
     const Arguments& a;
     Memory& shared;
     const int warp, lane, slice, tile_row; // tile_row: the thread's first row
+    const int head; // number of the warp's key/value head within the piece
     u32 query[kQueryInShared ? 1 : HEAD_QK / 16][4];
     float out[HEAD_V / 8][4];
     float max[2], sum[2];
     i32 begin[2], end[2];
     float scale, cap_scale; // of the head's scores
+    const Masking masking;
+    u32 mask_place[2]; // of the thread's rows
+    float added[2][4], factor; // scores become factor * score + added where there is a mask
     u32 stage = 0;
 
-    DEVICE RowTile(const Arguments& a_, Memory& shared_)
+    DEVICE RowTile(const Arguments& a_, const Masking& masking_, Memory& shared_)
         : a(a_), shared(shared_), warp(threadIdx.x / 32), lane(threadIdx.x % 32), slice(threadIdx.x / 32 % kSlices),
-          tile_row(threadIdx.x / 32 / kSlices * 16 + threadIdx.x % 32 / 4) {}
+          tile_row(threadIdx.x / 32 / kSlices * 16 + threadIdx.x % 32 / 4),
+          head(head_of(threadIdx.x / 32 / kSlices * 16)), masking(masking_) {}
+
+    DEVICE bool has_mask() const { return !CODES && masking.memory; }
 
     DEVICE void start(const Piece& piece, const Sequence& sequence, const u16* q, const CodeScales& scales) {
-        const float of_keys = CODES ? scales.of_keys(piece.head) : 1.0f;
+        const i32 kv_head = piece.head + head;
+        const float of_keys = CODES ? scales.of_keys(kv_head) : 1.0f;
         cap_scale = a.shape.cap_scale * of_keys;
         scale = a.shape.scale_log2 * (a.shape.cap_scale != 0.0f ? 1.0f : of_keys);
+        if (has_mask()) factor = scale * (1.0f / kLog2E), scale = kLog2E;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            const i32 packed = piece.row0 + tile_row + 8 * r;
-            const i32 row = packed / a.shape.group, head = piece.head * a.shape.group + packed % a.shape.group;
+            const i32 packed = piece.row0 + row_of(tile_row) + 8 * r;
+            const i32 row = packed / a.shape.group, q_head = kv_head * a.shape.group + packed % a.shape.group;
             const bool exists = row < sequence.q_len;
             end[r] = exists ? sequence.key_end(a.shape, row) : 0;
             begin[r] = sequence.key_begin(a.shape, row);
             max[r] = kMinusInfinity, sum[r] = 0.0f;
+            mask_place[r] = (u32)masking.place(piece.batch, q_head, row);
             const u16* line = q + (a.q_offsets ? 0 : piece.batch * a.shape.q_batch) +
-                              (sequence.q_start + row) * a.shape.q_row + head * a.shape.q_head;
+                              (sequence.q_start + row) * a.shape.q_row + q_head * a.shape.q_head;
 #pragma unroll
             for (int d = 0; d < HEAD_QK / 16; d++)
 #pragma unroll
@@ -90,11 +101,23 @@ template <class Memory> struct RowTile {
         }
     }
 
+    /// Asks for the mask of the warp's 16 keys; `column0` is the number of the thread's first one. Numbers as low as there are
+    /// would be infinite times the scale.
+    DEVICE void load_mask(i32 column0) {
+        if (!has_mask()) return;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const i32 column = column0 + i / 4 * 8 + i % 2;
+            const float number = column < end[i / 2 % 2] ? masking.number((i64)mask_place[i / 2 % 2] + column) : kMinusInfinity;
+            added[i / 4][i % 4] = number == kMinusInfinity ? number : fmaxf(number, -1e37f);
+        }
+    }
+
     /// Scores of the warp's 16 keys.
     DEVICE void score(float (&s)[2][4]) {
 #pragma unroll
         for (int i = 0; i < 8; i++) s[i / 4][i % 4] = 0.0f;
-        const u32 tile = shared_address(shared.k[stage]);
+        const u32 tile = shared_address(shared.k[stage]) + head * kKBytes;
         const u32 row = slice * 16 + lane / 16 * 8 + lane % 8, half = lane / 8 % 2 * 16;
 #pragma unroll
         for (int d = 0; d < HEAD_QK / (CODES ? 32 : 16); d++) {
@@ -127,6 +150,7 @@ template <class Memory> struct RowTile {
             const int r = i / 2 % 2;
             const i32 column = column0 + i / 4 * 8 + i % 2;
             if (cap_scale != 0.0f) score = soft_cap(score, cap_scale);
+            if (has_mask()) score = fmaf(score, factor, added[i / 4][i % 4]);
             if (kMasked && (column >= end[r] || column < begin[r])) score = kMinusInfinity;
         }
 #pragma unroll
@@ -150,9 +174,10 @@ template <class Memory> struct RowTile {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const int r = i / 2 % 2;
-            const float base = (max[r] == kMinusInfinity ? 0.0f : max[r]) * scale;
+            const float base = (max[r] == kMinusInfinity ? 0.0f : max[r]) * (CODES ? scale : 1.0f);
             float& score = s[i / 4][i % 4];
-            score = exp2_approx(fmaf(score, scale, -base));
+            // Masks leave scores whose products with the scale round to far more than one.
+            score = exp2_approx(CODES ? fmaf(score, scale, -base) : (score - base) * scale);
             sum[r] += score;
         }
     }
@@ -162,7 +187,7 @@ template <class Memory> struct RowTile {
         u32 weight[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) weight[i] = pack2<ELEMENT>(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1]);
-        const u32 tile = shared_address(shared.v[stage]);
+        const u32 tile = shared_address(shared.v[stage]) + head * kVBytes;
         const u32 row = slice * 16 + lane / 8 % 2 * 8 + lane % 8, half = lane / 16 * 16;
 #pragma unroll
         for (int d = 0; d < HEAD_V / (CODES ? 32 : 16); d++) {
@@ -185,7 +210,7 @@ template <class Memory> struct RowTile {
         }
     }
 
-    /// Adds up the outputs of the slices in shared memory, relative to their common maxima: rows below `rows`.
+    /// Adds up the outputs of the slices in shared memory, relative to their common maxima: rows below `rows` of each head.
     DEVICE void join(i32 rows) {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
@@ -205,7 +230,7 @@ template <class Memory> struct RowTile {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const int row = tile_row + 8 * r;
-            if (row >= rows) continue;
+            if (row_of(row) >= rows) continue;
             const float factor = exp2_approx(shared.max[slice][row] - joined().row_max(row));
             if (CODES) {
 #pragma unroll
@@ -239,14 +264,16 @@ DEVICE void consume(const Arguments& a, Memory& shared, Consumer& consumer, cons
         consumer.start(piece, sequence, q, result.scales);
         consumer.blocks(piece, sequence);
         if (!piece.is_whole()) pieces.look(shared.is_last, piece, deal);
-        const i32 rows = min(ROWS, sequence.q_len * a.shape.group - piece.row0);
+        const i32 rows = piece.head_rows(a, sequence);
         consumer.join(rows);
         const Joined joined = consumer.joined();
         if (piece.is_whole()) {
-            for (i32 row = consumer.warp; row < rows; row += kWarps) {
+#pragma unroll 1
+            for (i32 row = consumer.warp; row < tile_end(rows); row += kWarps) {
+                if (row_of(row) >= rows) continue;
                 float values[HEAD_V / 32];
                 joined.load(values, row);
-                result.write(piece, sequence, piece.row0 + row, values, joined.row_max(row), joined.row_sum(row));
+                result.write(piece, sequence, row, values, joined.row_max(row), joined.row_sum(row));
             }
         } else if (shared.is_last || pieces.leave(shared.is_last, joined, piece, deal, rows)) {
             pieces.merge(joined, piece, sequence, deal, result, rows);

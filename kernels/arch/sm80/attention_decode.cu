@@ -57,13 +57,14 @@ struct Feeder {
 struct Consumer : RowTile<Shared> {
     Feeder& feeder;
 
-    DEVICE Consumer(const Arguments& a_, Shared& shared_, Feeder& feeder_)
-        : RowTile<Shared>(a_, shared_), feeder(feeder_) {}
+    DEVICE Consumer(const Arguments& a_, const Masking& masking_, Shared& shared_, Feeder& feeder_)
+        : RowTile<Shared>(a_, masking_, shared_), feeder(feeder_) {}
 
     DEVICE void blocks(const Piece& piece, const Sequence& sequence) {
         i32 key = (Span(a, sequence).begin + piece.first) * BN + slice * 16;
         const i32 plain_begin = sequence.key_begin(a.shape, sequence.q_len - 1);
         const i32 plain_end = sequence.key_end(a.shape, 0);
+        load_mask(key + lane % 4 * 2);
 #pragma unroll 1
         for (i32 i = 0; i < piece.count; i++, key += BN) {
             copy_wait<STAGES - 2>();
@@ -73,6 +74,7 @@ struct Consumer : RowTile<Shared> {
             score(s);
             if (key >= plain_begin && key + 16 <= plain_end) weigh<false>(s, key + lane % 4 * 2);
             else weigh<true>(s, key + lane % 4 * 2);
+            load_mask(key + BN + lane % 4 * 2);
             gather(s);
             if (++stage == STAGES) stage = 0;
         }
@@ -83,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     SYMBOL(const __grid_constant__ AttentionShape shape, const __grid_constant__ CacheShape cache, const u16* q,
            const u8* k, const u8* v, u16* out, const i32* lengths, const i32* q_offsets, const i32* table,
            const float* sinks, u32* tickets, float* piece_out, float2* piece_state, const float* k_scales,
-           const float* v_scales, i32 scale_step) {
+           const float* v_scales, i32 scale_step, const __grid_constant__ MaskShape mask_shape, const u8* mask) {
     extern __shared__ __align__(1024) u8 raw[];
     Shared& shared = *reinterpret_cast<Shared*>(raw);
     const Arguments a{shape, lengths, q_offsets, table};
@@ -95,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     Feeder feeder(a, shared, cache, k, v, unit, end);
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) feeder.next();
-    Consumer consumer(a, shared, feeder);
+    Consumer consumer(a, Masking{mask_shape, mask}, shared, feeder);
     consume(a, shared, consumer, q, Result{a, out, sinks, CodeScales{k_scales, v_scales, scale_step}},
             Pieces{tickets, piece_out, piece_state}, deal, unit, end);
 }

@@ -5,7 +5,7 @@
 //!
 //! Definitions from the unit: SYMBOL, ELEMENT (BF16 or F16), HEAD_QK, HEAD_V, BM, BN, SHARED_BYTES and THREADS (of a
 //! block), STAGES (2), CODES (1: the cache holds e4m3 codes), and
-//! MASK: 0 only the end of the keys; 1 causal; 2 whatever the shape says, soft cap included.
+//! MASK: 0 only the end of the keys; 1 causal; 2 whatever the shape says, soft cap included; 3 a mask in memory as well.
 
 constexpr int kTiles = BM * 2 / THREADS; // of 16 rows, of a warp
 static_assert(BM * 2 % THREADS == 0 && kTiles >= 1, "a warp owns tiles of 16 rows");
@@ -66,12 +66,16 @@ struct Warp {
     float scores[kTiles][BN / 2], out[kTiles][HEAD_V / 2];
     RowState rows[kTiles];
     u32 query[kQueryInRegisters ? HEAD_QK / 16 : 1][4];
-    float scale, cap_scale;
+    float scale, cap_scale, factor; // factor: of scores before a mask in memory is added
+    const Masking masking;
+    MaskTile mask[kTiles];
 
-    DEVICE Warp(const Arguments& a_, Shared& shared_, float of_keys)
-        : a(a_), shared(shared_), lane(threadIdx.x % 32), row(threadIdx.x / 32 * 16 * kTiles) {
+    DEVICE Warp(const Arguments& a_, Shared& shared_, const Masking& masking_, float of_keys)
+        : a(a_), shared(shared_), masking(masking_), lane(threadIdx.x % 32), row(threadIdx.x / 32 * 16 * kTiles) {
         cap_scale = a.shape.cap_scale * of_keys;
         scale = a.shape.scale_log2 * (a.shape.cap_scale != 0.0f ? 1.0f : of_keys);
+        factor = scale * (1.0f / kLog2E);
+        if (MASK == 3) scale = kLog2E;
 #pragma unroll
         for (int t = 0; t < kTiles; t++) {
 #pragma unroll
@@ -137,26 +141,39 @@ struct Warp {
         return *reinterpret_cast<float(*)[4]>(&all[4 * index]);
     }
 
-    /// Scores become weights; the outputs follow the maxima.
-    template <bool kMasked> DEVICE void weigh(const Item& item, i32 block) {
+    DEVICE void start_mask(const Item& item) {
+        if (MASK != 3) return;
+#pragma unroll
+        for (int t = 0; t < kTiles; t++)
+            mask[t].start(masking, item.batch, item.head, item.row0 + row + 16 * t + lane / 4, item.sequence.q_len - 1);
+    }
+    DEVICE void load_mask(const Item& item, i32 block) {
+        if (MASK != 3) return;
+#pragma unroll
+        for (int t = 0; t < kTiles; t++) mask[t].load(masking.shape, block * BN, item.sequence.kv_len);
+    }
+
+    /// Scores become weights; the outputs follow the maxima. `is_edge`: some rows may not see all keys.
+    template <bool kMasked> DEVICE void weigh(const Item& item, i32 block, bool is_edge) {
 #pragma unroll
         for (int t = 0; t < kTiles; t++) {
-            if (MASK == 2 && cap_scale != 0.0f) {
+            if (MASK >= 2 && cap_scale != 0.0f) {
 #pragma unroll
                 for (int i = 0; i < BN / 2; i++) scores[t][i] = soft_cap(scores[t][i], cap_scale);
             }
-            if (kMasked) {
+            if (MASK == 3) mask[t].add(masking.shape, scores[t], factor, block * BN, item.sequence.kv_len);
+            if (kMasked && (MASK != 3 || is_edge)) {
                 const i32 column0 = block * BN + lane % 4 * 2;
                 i32 begin[2], end[2];
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
                     const i32 at = item.row0 + row + 16 * t + lane / 4 + 8 * r;
                     end[r] = (MASK == 0 ? item.sequence.kv_len : item.sequence.key_end(a.shape, at)) - column0;
-                    begin[r] = (MASK == 2 ? item.sequence.key_begin(a.shape, at) : 0) - column0;
+                    begin[r] = (MASK >= 2 ? item.sequence.key_begin(a.shape, at) : 0) - column0;
                 }
                 hide(scores[t], begin, end);
             }
-            if (softmax<kMasked>(scores[t], rows[t], scale)) {
+            if (softmax<kMasked || MASK == 3>(scores[t], rows[t], scale)) {
 #pragma unroll
                 for (int i = 0; i < HEAD_V / 2; i++) out[t][i] *= rows[t].alpha[(i >> 1) & 1];
             }
@@ -251,7 +268,8 @@ struct Warp {
 extern "C" __global__ void __launch_bounds__(THREADS)
     SYMBOL(const __grid_constant__ AttentionShape shape, const __grid_constant__ CacheShape cache, const u16* q,
            const u8* k, const u8* v, u16* out, const i32* lengths, const i32* q_offsets, const i32* table,
-           const float* sinks, const float* k_scales, const float* v_scales, i32 scale_step) {
+           const float* sinks, const float* k_scales, const float* v_scales, i32 scale_step,
+           const __grid_constant__ MaskShape mask_shape, const u8* mask) {
     extern __shared__ __align__(1024) u8 raw[];
     Shared& shared = *reinterpret_cast<Shared*>(raw);
     const Arguments a{shape, lengths, q_offsets, table};
@@ -261,7 +279,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (item.row0 >= item.sequence.q_len) return;
     const i32 head = item.head / shape.group;
     const CodeScales scales{k_scales, v_scales, scale_step};
-    Warp warp(a, shared, CODES ? scales.of_keys(head) : 1.0f);
+    Warp warp(a, shared, Masking{mask_shape, mask}, CODES ? scales.of_keys(head) : 1.0f);
     if (item.begin < item.end) {
         const CacheRows rows(a, cache, k, v, item.batch, head, item.sequence.kv_len);
         copy_queries(a, item, shared_address(shared.q), q);
@@ -274,8 +292,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const i32 row0 = item.row0 + warp.row;
         const i32 seen = MASK == 0 ? item.sequence.kv_len : item.sequence.key_end(shape, row0);
         const i32 plain = max(seen, 0) / BN;
-        const i32 windowed = MASK == 2 ? ceil_div(item.sequence.key_begin(shape, row0 + 16 * kTiles - 1), BN) : 0;
+        const i32 windowed = MASK >= 2 ? ceil_div(item.sequence.key_begin(shape, row0 + 16 * kTiles - 1), BN) : 0;
         bool is_first = true;
+        warp.start_mask(item);
 #pragma unroll 1
         for (; block >= item.begin; block--) {
             const bool has_next = block > item.begin;
@@ -283,12 +302,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             __syncthreads();
             if (CODES && is_first) part_queries(shared.q);
             if (is_first) warp.keep_query();
+            warp.load_mask(item, block);
             warp.score(shared_address(shared.k[block % 2]));
             // Copies start behind products, which would wait for the addresses otherwise.
             if (has_next) rows.copy<kKPanels>(shared_address(shared.k[(block - 1) % 2]), false, (block - 1) * BN);
             copy_commit();
-            if (is_first || block >= plain || block < windowed) warp.weigh<true>(item, block);
-            else warp.weigh<false>(item, block);
+            const bool is_edge = is_first || block >= plain || block < windowed;
+            // A mask in memory makes blocks long: one text for all of them.
+            if (MASK == 3 || is_edge) warp.weigh<true>(item, block, is_edge);
+            else warp.weigh<false>(item, block, is_edge);
             copy_wait<1>();
             __syncthreads();
             warp.gather(shared_address(shared.v[block % 2]));

@@ -5,7 +5,7 @@
 //!
 //! Definitions from the unit: SYMBOL, ELEMENT (BF16 or F16), HEAD_QK, HEAD_V, BM, BN, STAGES,
 //! SHARED_BYTES (of a block), and
-//! MASK: 0 only the end of the keys; 1 causal; 2 whatever the shape says, soft cap included;
+//! MASK: 0 only the end of the keys; 1 causal; 2 whatever the shape says, soft cap included; 3 a mask in memory as well;
 //! PING_PONG: 1 when warpgroups start products in turn, so that one's softmax runs beside another's products.
 
 static_assert(BM % 64 == 0 && BM <= 192, "a consumer warpgroup owns 64 rows");
@@ -16,6 +16,9 @@ constexpr int kConsumers = BM / 64;
 constexpr int kThreads = 128 * (kConsumers + 1);
 constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 40;
 constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 232;
+// A block gets as many registers as its threads may have at the start; asking for more waits for ever.
+static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= 65536 / kThreads / 8 * 8 * (kConsumers + 1),
+              "registers of the warpgroups");
 constexpr int kQPanels = (HEAD_QK + 63) / 64, kVPanels = (HEAD_V + 63) / 64;
 constexpr int kPanelBytes = BN * 128;
 constexpr int kQBytes = kQPanels * 64 * 128;
@@ -135,12 +138,16 @@ struct Consumer {
     float scores[BN / 2], out[HEAD_V / 2];
     u32 weights[BN / 4];
     RowState rows;
+    const Masking masking;
+    MaskTile mask;
     Cursor k, v;
 
-    DEVICE Consumer(const Arguments& a_, Shared& shared_, int group_)
+    DEVICE Consumer(const Arguments& a_, Shared& shared_, const Masking& masking_, int group_)
         : a(a_), shared(shared_), group(group_),
-          thread_row(group_ * 64 + (threadIdx.x % 128) / 32 * 16 + threadIdx.x % 32 / 4) {}
+          thread_row(group_ * 64 + (threadIdx.x % 128) / 32 * 16 + threadIdx.x % 32 / 4), masking(masking_) {}
 
+    /// Of scores after a mask in memory, times log2 e.
+    DEVICE float scale() const { return MASK == 3 ? kLog2E : a.shape.scale_log2; }
     DEVICE bool is_speaker() const { return threadIdx.x % 128 == 0; }
 
     /// Waits for this warpgroup's turn to start matrix products, and passes the turn on.
@@ -174,29 +181,37 @@ struct Consumer {
 #pragma unroll
         for (int i = 0; i < BN / 4; i++) weights[i] = pack2<ELEMENT>(scores[2 * i], scores[2 * i + 1]);
     }
+    /// Some rows of the warpgroup may not see all keys of a block.
+    DEVICE bool is_edge(const Item& item, i32 block) const {
+        const i32 row0 = item.row0 + group * 64;
+        return (block + 1) * BN > item.sequence.key_end(a.shape, row0) ||
+               block * BN < item.sequence.key_begin(a.shape, row0 + 63);
+    }
     template <bool kMasked> DEVICE bool score_to_weight(const Item& item, i32 block) {
-        if (MASK == 2 && a.shape.cap_scale != 0.0f) {
+        if (MASK >= 2 && a.shape.cap_scale != 0.0f) {
 #pragma unroll
             for (int i = 0; i < BN / 2; i++) scores[i] = soft_cap(scores[i], a.shape.cap_scale);
         }
-        if (kMasked) {
+        if (MASK == 3) mask.add(masking.shape, scores, a.shape.scale_log2 * (1.0f / kLog2E), block * BN, item.sequence.kv_len);
+        if (kMasked && (MASK != 3 || is_edge(item, block))) {
             const i32 column0 = block * BN + threadIdx.x % 4 * 2;
             i32 begin[2], end[2];
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 const i32 row = item.row0 + thread_row + 8 * r;
                 end[r] = (MASK == 0 ? item.sequence.kv_len : item.sequence.key_end(a.shape, row)) - column0;
-                begin[r] = (MASK == 2 ? item.sequence.key_begin(a.shape, row) : 0) - column0;
+                begin[r] = (MASK >= 2 ? item.sequence.key_begin(a.shape, row) : 0) - column0;
             }
             hide(scores, begin, end);
         }
-        return softmax<kMasked>(scores, rows, a.shape.scale_log2);
+        return softmax<kMasked || MASK == 3>(scores, rows, scale());
     }
 
     /// Rows of the last value block past the end of the keys hold what the caller's memory held; 0 * NaN is NaN.
     DEVICE void clear_tail(const Item& item) {
         const i32 rows_left = item.sequence.kv_len - (item.end - 1) * BN;
-        if (rows_left >= BN || (a.lengths == nullptr && a.shape.page_rows == 0)) return;
+        const bool is_bounded = MASK == 3 ? item.sequence.kv_len == a.shape.kv_len : a.lengths == nullptr;
+        if (rows_left >= BN || (is_bounded && a.shape.page_rows == 0)) return;
         barrier_wait(&shared.v_full[v.stage], v.parity);
         for (i32 i = threadIdx.x % 128; i < (BN - rows_left) * 8 * kVPanels; i += 128) {
             const i32 panel = i % kVPanels, piece = i / kVPanels;
@@ -207,8 +222,13 @@ struct Consumer {
         named_barrier_at<128>(8 + group);
     }
 
+    DEVICE void load_mask(const Item& item, i32 block) {
+        if (MASK == 3) mask.load(masking.shape, block * BN, item.sequence.kv_len);
+    }
+
     /// The first block: scores and weights only.
     DEVICE void first_block(const Item& item) {
+        load_mask(item, item.end - 1);
         barrier_wait(&shared.k_full[k.stage], k.parity);
         start_scores();
         wgmma_wait<0>();
@@ -221,6 +241,7 @@ struct Consumer {
     }
     /// A further block: its scores and the previous block's output run together, then its softmax beside that output.
     template <bool kMasked> DEVICE void next_block(const Item& item, i32 block) {
+        load_mask(item, block);
         barrier_wait(&shared.k_full[k.stage], k.parity);
         take_turn();
         start_scores();
@@ -264,12 +285,15 @@ struct Consumer {
         // Blocks below `plain` end before the first row's last key; blocks from `windowed` begin inside every window.
         const i32 seen = MASK == 0 ? item.sequence.kv_len : item.sequence.key_end(a.shape, row0);
         const i32 plain = max(item.begin, max(seen, 0) / BN);
-        const i32 windowed = MASK == 2 ? ceil_div(item.sequence.key_begin(a.shape, row0 + 63), BN) : 0;
+        const i32 windowed = MASK >= 2 ? ceil_div(item.sequence.key_begin(a.shape, row0 + 63), BN) : 0;
+        if (MASK == 3) mask.start(masking, item.batch, item.head, item.row0 + thread_row, item.sequence.q_len - 1);
         barrier_wait(&shared.q_full[group], q_parity);
         first_block(item);
         i32 block = item.end - 2;
-        for (; block >= plain; block--) next_block<true>(item, block);
-        for (; block >= max(item.begin, windowed); block--) next_block<false>(item, block);
+        // A mask in memory makes blocks long: one text for all of them.
+        for (; block >= (MASK == 3 ? item.begin : plain); block--) next_block<true>(item, block);
+        if (MASK != 3)
+            for (; block >= max(item.begin, windowed); block--) next_block<false>(item, block);
         if (MASK == 2)
             for (; block >= item.begin; block--) next_block<true>(item, block);
         if (is_speaker()) barrier_arrive(&shared.q_empty[group]);
@@ -285,7 +309,7 @@ struct Consumer {
             sum += __shfl_xor_sync(0xffffffffu, sum, 1);
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
             const bool empty = rows.max[r] == kMinusInfinity;
-            const float top = empty ? 0.0f : rows.max[r] * a.shape.scale_log2;
+            const float top = empty ? 0.0f : rows.max[r] * scale();
             if (sinks) sum += exp2_approx(sinks[item.head] * kLog2E - top);
             const float inverse = empty || sum == 0.0f ? 0.0f : 1.0f / sum;
             const i32 row = item.row0 + thread_row + 8 * r;
@@ -308,8 +332,9 @@ struct Consumer {
     }
 };
 
-DEVICE void consume(const Arguments& a, Shared& shared, int group, u16* result, const float* sinks) {
-    Consumer consumer(a, shared, group);
+DEVICE void consume(const Arguments& a, Shared& shared, const Masking& masking, int group, u16* result,
+                    const float* sinks) {
+    Consumer consumer(a, shared, masking, group);
     u32 q_parity = 0;
     i32 index;
     if (group == kConsumers - 1) consumer.pass_turn();
@@ -327,7 +352,8 @@ DEVICE void consume(const Arguments& a, Shared& shared, int group, u16* result, 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     SYMBOL(const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map,
            const __grid_constant__ TensorMap v_map, const __grid_constant__ AttentionShape shape, u16* out,
-           const i32* lengths, const i32* q_offsets, const i32* table, const float* sinks, u32* counter) {
+           const i32* lengths, const i32* q_offsets, const i32* table, const float* sinks, u32* counter,
+           const __grid_constant__ MaskShape mask_shape, const u8* mask) {
     extern __shared__ __align__(1024) u8 raw[];
     Shared& shared = *reinterpret_cast<Shared*>(raw);
     const Arguments a{shape, lengths, q_offsets, table};
@@ -354,6 +380,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         if (threadIdx.x == 64) produce_queries(a, shared, &q_map);
     } else {
         acquire_registers<kConsumerRegisters>();
-        consume(a, shared, group - 1, out, sinks);
+        consume(a, shared, Masking{mask_shape, mask}, group - 1, out, sinks);
     }
 }

@@ -238,6 +238,7 @@ impl Problem {
             soft_cap: None,
             codes: None,
             has_sinks: false,
+            mask: None,
             queries: Queries::Batched,
             keys: Keys::Contiguous,
             lengths: None,

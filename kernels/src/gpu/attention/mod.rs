@@ -10,9 +10,10 @@ pub mod mfma;
 pub mod mma_sync;
 pub mod plain;
 mod shape;
+mod table;
 pub mod wgmma;
 
-pub use mask::Mask;
+pub use mask::{Mask, MaskKind, MaskOperand};
 pub use shape::{Causal, Code, Codes, Keys, Lengths, Problem, Queries, Scales, Strides};
 
 use super::arch::{self, Mainloop};
@@ -39,7 +40,7 @@ pub mod operand {
     pub const PAGE_TABLE: usize = 6;
     /// f32 `[heads]`: the score of a key without value that every row sees besides the others.
     pub const SINKS: usize = 7;
-    /// What [`super::plain`] adds to the scores, or booleans: where a row may look.
+    /// What is added to the scores, or booleans: where a row may look.
     pub const MASK: usize = 8;
     /// f32: what the codes of keys are multiplied by.
     pub const K_SCALES: usize = 9;
@@ -53,7 +54,7 @@ pub mod operand {
 ///
 /// The queries' rows, the keys' rows and all strides start at multiples of 16 bytes. Scores, sums and outputs are
 /// accumulated in f32; weights are rounded to the element type before they meet the values. A row that sees no key
-/// gives zeros. What lies in the caches past a sequence's length is not used, whatever its bits are.
+/// gives zeros. A mask in memory starts at a multiple of 16 bytes; caches of codes have none. What lies in the caches past a sequence's length is not used, whatever its bits are.
 pub fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
     problem.check()?;
     let mainloop = mainloop(arch)?;

@@ -3,30 +3,14 @@
 use super::super::launch::{Arg, Plan};
 use super::super::scalar::{self, Scalar, Structure, division, kernel, launch, overlapping};
 use super::super::unit::{Text, Unit};
-use super::{Causal, Code, Codes, Keys, Problem, Queries, Scales, Strides, operand, optional};
+use super::{
+    Causal, Code, Codes, Keys, MaskKind, MaskOperand, Problem, Queries, Scales, Strides, operand, optional,
+};
 use crate::error::{KernelError, Result};
+use crate::estimate::Cost;
 
 /// Columns of a head at most.
 const COLUMNS: u32 = 1024;
-
-/// What the elements of a mask are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaskKind {
-    /// Numbers of the problem's element type, added to the scores.
-    Element,
-    /// Bytes: not zero where a row may look.
-    Bool,
-    /// f32 numbers, added to the scores.
-    F32,
-}
-
-/// A mask over `[batch, heads, rows, keys]`; strides in elements, keys are neighbours, and those past `columns` are hidden.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaskOperand {
-    pub kind: MaskKind,
-    pub strides: Strides,
-    pub columns: u32,
-}
 
 /// Which keys are padding: `filter` is added to their scores. The operand is of i32.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,13 +29,6 @@ pub enum PaddingKind {
     Ends,
     /// `[2, batch]`: the ends, then the first keys.
     Ranges,
-}
-
-/// What a row's scores depend on beside the problem.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Extras {
-    pub mask: Option<MaskOperand>,
-    pub padding: Option<PaddingOperand>,
 }
 
 /// Which scores are handed out.
@@ -78,19 +55,29 @@ pub struct Scores {
 
 /// The launch of a problem over elements of type `scalar`, whatever [`Problem::element`] says. Operands as
 /// [`super::operand`] numbers them.
-pub fn plan(problem: &Problem, scalar: Scalar, extras: &Extras) -> Result<Plan> {
-    launches(problem, scalar, extras, None)
+pub fn plan(problem: &Problem, scalar: Scalar, padding: Option<&PaddingOperand>) -> Result<Plan> {
+    launches(problem, scalar, padding, None)
 }
 
 /// The launch that hands out scores of a problem whose queries are not ragged.
-pub fn scores(problem: &Problem, scalar: Scalar, extras: &Extras, scores: &Scores) -> Result<Plan> {
+pub fn scores(
+    problem: &Problem,
+    scalar: Scalar,
+    padding: Option<&PaddingOperand>,
+    scores: &Scores,
+) -> Result<Plan> {
     if problem.queries != Queries::Batched {
         return Err(KernelError::parameter("scores of ragged queries: batched only"));
     }
-    launches(problem, scalar, extras, Some(scores))
+    launches(problem, scalar, padding, Some(scores))
 }
 
-fn launches(problem: &Problem, scalar: Scalar, extras: &Extras, scores: Option<&Scores>) -> Result<Plan> {
+fn launches(
+    problem: &Problem,
+    scalar: Scalar,
+    padding: Option<&PaddingOperand>,
+    scores: Option<&Scores>,
+) -> Result<Plan> {
     if !scalar.is_float() {
         return Err(KernelError::parameter(format!(
             "attention of {}: f32, f16 and bf16 only",
@@ -104,12 +91,6 @@ fn launches(problem: &Problem, scalar: Scalar, extras: &Extras, scores: Option<&
     let is_paged = problem.keys != Keys::Contiguous;
     let is_ragged = problem.queries != Queries::Batched;
     let is_coded = problem.codes.is_some();
-    let padding = match extras.padding.map(|padding| padding.kind) {
-        Some(PaddingKind::Rows { offset, .. }) => {
-            Arg::Pointer { operand: operand::PADDING, offset_bytes: offset * 4 }
-        }
-        kind => optional(operand::PADDING, kind.is_some()),
-    };
     let args = vec![
         optional(operand::OUT, true),
         optional(operand::Q, true),
@@ -119,17 +100,113 @@ fn launches(problem: &Problem, scalar: Scalar, extras: &Extras, scores: Option<&
         optional(operand::Q_OFFSETS, is_ragged),
         optional(operand::PAGE_TABLE, is_paged),
         optional(operand::SINKS, problem.has_sinks),
-        optional(operand::MASK, extras.mask.is_some()),
-        padding,
+        optional(operand::MASK, problem.mask.is_some()),
+        padding_pointer(padding),
         optional(operand::K_SCALES, is_coded),
         optional(operand::V_SCALES, is_coded),
-        parameters(problem, extras, scores),
+        parameters(problem, padding, scores.map(|scores| dense_scores(problem, scores))),
     ];
     let mut cost = problem.cost();
     cost.bytes *= scalar.bytes() as f64 / problem.element.bytes() as f64;
     let grid = [problem.q_len, problem.heads, problem.batch];
     let symbol = symbol(scores.is_some(), is_coded, scalar.suffix());
     Ok(overlapping(launch(symbol, grid, args, cost)))
+}
+
+fn padding_pointer(padding: Option<&PaddingOperand>) -> Arg {
+    match padding.map(|padding| padding.kind) {
+        Some(PaddingKind::Rows { offset, .. }) => {
+            Arg::Pointer { operand: operand::PADDING, offset_bytes: offset * 4 }
+        }
+        kind => optional(operand::PADDING, kind.is_some()),
+    }
+}
+
+/// Mask and paddings of a problem as one mask, for kernels that take no paddings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Joined {
+    /// Operands: [`operand::OUT`], what the mask is written to, [`operand::MASK`] and [`operand::PADDING`].
+    pub plan: Plan,
+    pub mask: MaskOperand,
+    /// Type and shape of the memory.
+    pub scalar: Scalar,
+    pub dims: [u32; 4],
+}
+
+/// The launch that writes the one mask of a problem over elements of type `scalar`. Where there is no mask besides the
+/// paddings it has the element type, which holds what is added to them; numbers of both are kept in f32.
+pub fn joined(problem: &Problem, scalar: Scalar, padding: &PaddingOperand) -> Result<Joined> {
+    /// The lowest number of f16.
+    const LOWEST: f32 = -65504.0;
+    check(problem)?;
+    if !scalar.is_float() {
+        return Err(KernelError::parameter(format!("masks of {}: f32, f16 and bf16 only", scalar.suffix())));
+    }
+    let is_wide = scalar != Scalar::F32 && (problem.mask.is_some() || padding.filter < LOWEST);
+    let own = problem.mask.map_or(Strides::default(), |mask| mask.strides);
+    let row_step = match padding.kind {
+        PaddingKind::Rows { strides, .. } => strides.row,
+        PaddingKind::Ends | PaddingKind::Ranges => 0,
+    };
+    let rows = if own.row != 0 || row_step != 0 { problem.q_len } else { 1 };
+    let heads = if own.head != 0 { problem.heads } else { 1 };
+    let width = problem.kv_len.next_multiple_of(8);
+    let [row, plane] = [u64::from(width), u64::from(width) * u64::from(rows)];
+    let places = Strides { batch: plane * u64::from(heads), row, head: plane };
+    let out = Places { strides: places, stage: 0, keys: problem.kv_len, hidden: 0.0 };
+    let wide = if is_wide { "wide_" } else { "" };
+    let scalar_out = if is_wide { Scalar::F32 } else { scalar };
+    let args = vec![
+        optional(operand::OUT, true),
+        optional(operand::MASK, problem.mask.is_some()),
+        padding_pointer(Some(padding)),
+        parameters(&Problem { lengths: None, ..problem.clone() }, Some(padding), Some(out)),
+    ];
+    let elements = f64::from(problem.batch) * f64::from(heads) * f64::from(rows) * f64::from(width);
+    let cost = Cost { flops: elements, bytes: elements * scalar_out.bytes() as f64 };
+    let plan = launch(
+        format!("attention_plain_masks_{wide}{}", scalar.suffix()),
+        [rows, heads, problem.batch],
+        args,
+        cost,
+    );
+    let step = |extent: u32, stride: u64| if extent > 1 { stride } else { 0 };
+    let strides = Strides {
+        batch: step(problem.batch, places.batch),
+        row: step(rows, places.row),
+        head: step(heads, places.head),
+    };
+    Ok(Joined {
+        plan: overlapping(plan),
+        mask: MaskOperand {
+            kind: if is_wide { MaskKind::F32 } else { MaskKind::Element },
+            strides,
+            columns: problem.kv_len,
+        },
+        scalar: scalar_out,
+        dims: [problem.batch, heads, rows, width],
+    })
+}
+
+/// Where scores are written, which ones, and what stands for those that a row does not see.
+#[derive(Clone, Copy)]
+struct Places {
+    strides: Strides,
+    stage: u32,
+    keys: u32,
+    hidden: f32,
+}
+
+fn dense_scores(problem: &Problem, scores: &Scores) -> Places {
+    let head = u64::from(problem.q_len) * u64::from(scores.keys);
+    let stage = match scores.stage {
+        Stage::Raw => 0,
+        Stage::Capped => 1,
+        Stage::Masked => 2,
+        Stage::Weights => 3,
+    };
+    let strides = Strides { batch: head * u64::from(problem.heads), row: scores.keys.into(), head };
+    Places { strides, stage, keys: scores.keys, hidden: scores.hidden }
 }
 
 fn symbol(of_scores: bool, is_coded: bool, suffix: &str) -> String {
@@ -169,8 +246,8 @@ fn check(problem: &Problem) -> Result<()> {
 }
 
 /// `AttentionParams` of the device text.
-fn parameters(problem: &Problem, extras: &Extras, scores: Option<&Scores>) -> Arg {
-    let mask = extras.mask;
+fn parameters(problem: &Problem, padding: Option<&PaddingOperand>, scores: Option<Places>) -> Arg {
+    let mask = problem.mask;
     let strides = |s: Strides| [s.batch, s.row, s.head].map(|stride| stride as i64);
     let of_mask = mask.map_or(Strides::default(), |mask| mask.strides);
     let (causal, offset) = match problem.causal {
@@ -191,7 +268,7 @@ fn parameters(problem: &Problem, extras: &Extras, scores: Option<&Scores>) -> Ar
         MaskKind::Bool => 2,
         MaskKind::F32 => 3,
     });
-    let (padding_kind, padding_strides, padding_past) = match extras.padding.map(|padding| padding.kind) {
+    let (padding_kind, padding_strides, padding_past) = match padding.map(|padding| padding.kind) {
         None => (0, Strides::default(), 0),
         Some(PaddingKind::Rows { strides, past, .. }) => (1, strides, past),
         Some(PaddingKind::Ends) => (2, Strides::default(), 0),
@@ -201,14 +278,7 @@ fn parameters(problem: &Problem, extras: &Extras, scores: Option<&Scores>) -> Ar
         None => (0, 0),
         Some(Codes { code, scales }) => (code_number(code), scales_number(scales)),
     };
-    let scores_keys = scores.map_or(0, |scores| scores.keys);
-    let scores_head = i64::from(problem.q_len) * i64::from(scores_keys);
-    let stage = scores.map_or(0, |scores| match scores.stage {
-        Stage::Raw => 0,
-        Stage::Capped => 1,
-        Stage::Masked => 2,
-        Stage::Weights => 3,
-    });
+    let of_scores = scores.map_or(Strides::default(), |scores| scores.strides);
     Structure::default()
         .i64s::<3>(strides(problem.q))
         .i64s::<3>(strides(problem.k))
@@ -216,7 +286,7 @@ fn parameters(problem: &Problem, extras: &Extras, scores: Option<&Scores>) -> Ar
         .i64s::<3>(strides(problem.out))
         .i64s::<3>([of_mask.batch, of_mask.head, of_mask.row].map(|stride| stride as i64))
         .i64s::<2>([padding_strides.batch, padding_strides.row].map(|stride| stride as i64))
-        .i64s::<3>([scores_head * i64::from(problem.heads), scores_head, i64::from(scores_keys)])
+        .i64s::<3>([of_scores.batch, of_scores.head, of_scores.row].map(|stride| stride as i64))
         .u32(problem.batch)
         .u32(problem.heads)
         .u32(problem.kv_heads)
@@ -241,12 +311,12 @@ fn parameters(problem: &Problem, extras: &Extras, scores: Option<&Scores>) -> Ar
         .u32(problem.has_sinks.into())
         .u32(code)
         .u32(scale_kind)
-        .u32(stage)
-        .u32(scores_keys)
+        .u32(scores.map_or(0, |scores| scores.stage))
+        .u32(scores.map_or(0, |scores| scores.keys))
         .f32(problem.scale)
         .f32(problem.soft_cap.unwrap_or(0.0))
         .f32(problem.soft_cap.map_or(0.0, |cap| 1.0 / cap))
-        .f32(extras.padding.map_or(0.0, |padding| padding.filter))
+        .f32(padding.map_or(0.0, |padding| padding.filter))
         .f32(scores.map_or(0.0, |scores| scores.hidden))
         .finish()
 }
@@ -282,11 +352,13 @@ pub fn unit(arch: Text) -> Unit {
     let kinds = [(false, false), (false, true), (true, false), (true, true)];
     let of_type =
         |suffix| kinds.map(|(scores, is_coded): (bool, bool)| kernel(symbol(scores, is_coded, suffix)));
+    let masks = ["f32", "f16", "bf16", "wide_f16", "wide_bf16"];
+    let masks = masks.map(|suffix| kernel(format!("attention_plain_masks_{suffix}")));
     Unit {
         name: "plain_attention".into(),
         texts: [code_texts(arch), vec![own]].concat(),
         defines: Vec::new(),
-        kernels: ["f32", "f16", "bf16"].into_iter().flat_map(of_type).collect(),
+        kernels: ["f32", "f16", "bf16"].into_iter().flat_map(of_type).chain(masks).collect(),
     }
 }
 
@@ -312,6 +384,7 @@ mod tests {
             soft_cap: None,
             codes: None,
             has_sinks: false,
+            mask: None,
             queries: Queries::Batched,
             keys: Keys::Contiguous,
             lengths: None,
@@ -324,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_row_of_a_head_is_a_block() {
-        let plan = plan(&problem(), Scalar::F32, &Extras::default()).unwrap();
+        let plan = plan(&problem(), Scalar::F32, None).unwrap();
         assert_eq!(
             (plan.launches[0].symbol.as_str(), plan.launches[0].grid),
             ("attention_plain_f32", [5, 4, 3])
@@ -337,10 +410,10 @@ mod tests {
 
     #[test]
     fn what_the_kernel_does_not_hold_is_refused() {
-        assert!(plan(&problem(), Scalar::I32, &Extras::default()).is_err());
+        assert!(plan(&problem(), Scalar::I32, None).is_err());
         let wide = Problem { head_v: 2048, ..problem() };
-        assert!(plan(&wide, Scalar::F32, &Extras::default()).unwrap_err().to_string().contains("1024"));
+        assert!(plan(&wide, Scalar::F32, None).unwrap_err().to_string().contains("1024"));
         let uneven = Problem { kv_heads: 3, ..problem() };
-        assert!(plan(&uneven, Scalar::F32, &Extras::default()).unwrap_err().to_string().contains("multiple"));
+        assert!(plan(&uneven, Scalar::F32, None).unwrap_err().to_string().contains("multiple"));
     }
 }

@@ -1,6 +1,7 @@
 //! What an attention problem is, and its form that the device text reads.
 
 use super::super::launch::Element;
+use super::MaskOperand;
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 
@@ -129,6 +130,8 @@ pub struct Problem {
     /// Scores become `cap * tanh(score / cap)` after scaling.
     pub soft_cap: Option<f32>,
     pub has_sinks: bool,
+    /// On the scores after the soft cap, beside the rules above.
+    pub mask: Option<MaskOperand>,
     pub queries: Queries,
     pub keys: Keys,
     pub lengths: Option<Lengths>,
@@ -185,6 +188,9 @@ impl Problem {
             && page_rows % 16 != 0
         {
             return Err(KernelError::shape(format!("pages of {page_rows} rows: must be a multiple of 16")));
+        }
+        if self.mask.is_some() && self.queries != Queries::Batched {
+            return Err(KernelError::parameter("a mask over ragged queries: batched only"));
         }
         self.check_extents()
     }
@@ -294,6 +300,7 @@ impl Problem {
             size(tiles),
             size(row_tiles),
             size(section),
+            self.mask.map_or(i32::MAX, |mask| size(mask.columns.min(1 << 30))),
         ];
         let log2_e = std::f32::consts::LOG2_E;
         let scales = match self.soft_cap {

@@ -218,7 +218,7 @@ fn own_evidence(row: &Row, evidence: &str) -> Result<Option<Measured>> {
     let (chip, extents) = what.split_once(", ").ok_or_else(wrong)?;
     let parts: Vec<u32> =
         extents.split([' ', 'x', '/']).filter(|p| !p.is_empty()).map_while(|p| p.parse().ok()).collect();
-    if extents.contains(['w', 'c', 'p']) {
+    if extents.contains(['w', 'c', 'p', 'm']) {
         return Ok(None);
     }
     let [batch, heads, kv_heads, q_len, kv_len] = parts[..] else { return Err(wrong()) };

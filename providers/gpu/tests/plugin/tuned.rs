@@ -282,6 +282,22 @@ fn dequantised_floats_of_8_bits_are_multiplied_as_they_are() {
 }
 
 #[test]
+fn other_floats_of_8_bits_are_multiplied_in_bf16() {
+    let (a, b) = ((DType::F8E5M2, &[256i64, 128][..]), (DType::F8E4M3FNUZ, &[192i64, 128][..]));
+    let mut graph = GraphBuilder::new();
+    let [x, w] = [("a", a), ("b", b)].map(|(name, (dtype, dims))| graph.input(name, dtype, Some(dims)));
+    let y = graph.value("y", DType::F32, Some(&[256, 192]));
+    let node = graph.node("GemmFloat8", 1, &[x, w], &[y]);
+    graph.domain(node, "com.microsoft");
+    graph.attribute(node, "transB", AttributeValue::Int(1));
+    graph.attribute(node, "dtype", AttributeValue::Int(DType::F32.onnx().into()));
+    graph.output(y);
+    let symbols = symbols_of(&graph.build(), &[a, b]);
+    let casts = symbols.iter().filter(|symbol| symbol.starts_with("narrow_cast")).count();
+    assert!(casts == 2 && symbols[2].starts_with("matmul_bf16_bf16_f32_nt"), "{symbols:?}");
+}
+
+#[test]
 fn dequantised_integers_are_multiplied_as_they_are() {
     let symbols = symbols_of(&coded(DType::I8, DType::F16, true), &[(DType::I8, &[256, 128])]);
     assert!(symbols.len() == 1 && symbols[0].starts_with("matmul_s8_s8_f16_nt"), "{symbols:?}");
@@ -297,6 +313,28 @@ fn kinds_of_codes_without_matrix_units_are_declined_with_a_reason() {
     let graph = coded(DType::F8E5M2, DType::F16, true);
     let claims = device.claim(graph.graph(), "").unwrap();
     assert_eq!(claims.declines[0].1, "products of f8e5m2 by f8e5m2 have no GPU kernel");
+}
+
+#[test]
+fn a_filter_is_uploaded_in_the_form_that_is_read() {
+    let used = |batch: i64| {
+        let device = open();
+        let mut graph = GraphBuilder::new();
+        let x = graph.input("x", DType::F16, Some(&[batch, 64, 56, 56]));
+        let w = graph.constant("w", DType::F16, &[64, 64, 3, 3], &[0; 64 * 64 * 9 * 2]);
+        let y = graph.value("y", DType::F16, Some(&[batch, 64, 56, 56]));
+        let node = graph.node("Conv", 11, &[x, w], &[y]);
+        graph.attribute(node, "pads", AttributeValue::Ints(vec![1; 4]));
+        graph.output(y);
+        let before = device.memory_info().unwrap().used_bytes;
+        let graph = graph.build();
+        let _session = Session::new(&device, &graph, 1);
+        device.memory_info().unwrap().used_bytes - before
+    };
+    let filter = 64 * 64 * 9 * 2;
+    assert!((filter..2 * filter).contains(&used(1)), "{}", used(1));
+    // Which kernel computes it is not known yet.
+    assert!(used(-1) >= 2 * filter, "{}", used(-1));
 }
 
 /// y = x W + bias with W of four bits in blocks along its inputs, as DequantizeLinear takes it.
@@ -356,4 +394,36 @@ fn dequantised_weights_of_four_bits_become_packed_ones() {
             assert!((f64::from(*got) - exact).abs() < 1e-3, "{dtype:?} at {token}, {row}: {got} {exact}");
         }
     }
+}
+
+#[test]
+fn masks_and_paddings_of_attention_are_read_by_matrix_units() {
+    let heads = (DType::F16, &[2i64, 4, 64, 64][..]);
+    let mask = (DType::Bool, &[2i64, 1, 64, 64][..]);
+    let mut graph = GraphBuilder::new();
+    let inputs = [("q", heads), ("k", heads), ("v", heads), ("mask", mask)];
+    let names = inputs.map(|(name, (dtype, dims))| graph.input(name, dtype, Some(dims)));
+    let y = graph.value("y", DType::F16, Some(heads.1));
+    graph.node("Attention", 23, &names, &[y]);
+    graph.output(y);
+    let symbols = symbols_of(&graph.build(), &inputs.map(|(_, input)| input));
+    assert!(symbols.len() == 1 && symbols[0].starts_with("attention_f16_d64_memory__"), "{symbols:?}");
+
+    let rows = (DType::F16, &[2i64, 64, 256][..]);
+    let padding = (DType::I32, &[2i64, 64][..]);
+    let mut graph = GraphBuilder::new();
+    let inputs = [("q", rows), ("k", rows), ("v", rows), ("padding", padding)];
+    let [q, k, v, padding] = inputs.map(|(name, (dtype, dims))| graph.input(name, dtype, Some(dims)));
+    let y = graph.value("y", DType::F16, Some(rows.1));
+    let none = tenon_plugin_api::ffi::NO_VALUE;
+    let node = graph.node("MultiHeadAttention", 1, &[q, k, v, none, padding], &[y]);
+    graph.domain(node, "com.microsoft");
+    graph.attribute(node, "num_heads", AttributeValue::Int(4));
+    graph.output(y);
+    let symbols = symbols_of(&graph.build(), &inputs.map(|(_, input)| input));
+    let starts = ["attention_plain_masks_f16", "attention_f16_d64_memory__"];
+    assert!(
+        symbols.len() == 2 && symbols.iter().zip(starts).all(|(s, start)| s.starts_with(start)),
+        "{symbols:?}"
+    );
 }

@@ -29,7 +29,7 @@ pub struct BlockCounts {
 impl ForwardParams {
     /// The counts of a block of keys; `has` says what a family's instructions do.
     pub fn block_counts(&self, element: Element, has: &Instructions) -> BlockCounts {
-        let Self { head_qk, head_v, bn, waves } = *self;
+        let Self { head_qk, head_v, bn, waves, .. } = *self;
         let bytes = element.bytes() as u32;
         // Products of 32 rows and columns whose operands are 16 bytes a lane.
         let depth = 32 / bytes;

@@ -3,6 +3,7 @@
 use super::table::Instructions;
 use super::{Problem, Sizes, cache_shape, element_name, head_name, operands, tile_bytes, unit};
 use crate::error::{KernelError, Result};
+use crate::gpu::attention::mask;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Text, Unit};
@@ -24,12 +25,14 @@ pub struct DecodeParams {
     pub waves: u32,
     /// Tiles of values a wave has in LDS.
     pub stages: u32,
+    /// Reads a mask in memory.
+    pub has_mask: bool,
 }
 
 impl DecodeParams {
     /// Refuses parameters that the device text is not written for, or that do not fit the chip.
     pub fn check(&self, element: Element, chip: &Chip) -> Result<()> {
-        let Self { head_qk, head_v, rows, waves, stages } = *self;
+        let Self { head_qk, head_v, rows, waves, stages, .. } = *self;
         let fail = |what: &str| Err(KernelError::parameter(format!("{self:?} of {element:?}: {what}")));
         element_name(element)?;
         if rows != 16 && rows != 32 {
@@ -77,7 +80,8 @@ impl DecodeParams {
     pub fn symbol(&self, arch: &str, element: Element) -> Result<String> {
         let (element, head) = (element_name(element)?, head_name(self.head_qk, self.head_v));
         let Self { rows, waves, stages, .. } = *self;
-        Ok(format!("attention_decode_{element}_{head}__{arch}__rows{rows}_w{waves}_st{stages}"))
+        let mask = if self.has_mask { "_memory" } else { "" };
+        Ok(format!("attention_decode_{element}_{head}{mask}__{arch}__rows{rows}_w{waves}_st{stages}"))
     }
 
     pub(super) fn unit(
@@ -94,6 +98,8 @@ impl DecodeParams {
             ("BN", BN),
             ("WAVES", self.waves),
             ("STAGES", self.stages),
+            ("MASK", self.has_mask.into()),
+            ("KEY_LIMIT", self.has_mask.into()),
         ];
         let sizes = Sizes {
             element,
@@ -116,6 +122,9 @@ fn chunk(params: &DecodeParams, items: u64, span: u32, chip: &Chip) -> u32 {
 
 pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &Chip) -> Result<Plan> {
     params.check(problem.element, chip)?;
+    if problem.mask.is_some() != params.has_mask {
+        return Err(KernelError::parameter(format!("{params:?} for a mask {:?}", problem.mask)));
+    }
     let row_tiles = problem.q_len.saturating_mul(problem.group()).div_ceil(params.rows);
     let items = u64::from(problem.batch) * u64::from(problem.kv_heads) * u64::from(row_tiles);
     // What the rows of a tile see of the keys at most.
@@ -123,7 +132,10 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
         Some(left) => left.saturating_add(problem.q_len).saturating_add(BN).min(problem.kv_len),
         None => problem.kv_len,
     };
-    let chunk = chunk(params, items, span, chip);
+    // Ragged sequences have fewer tiles than the longest could.
+    let typical = problem.typical_rows().saturating_mul(problem.group()).div_ceil(params.rows);
+    let busy = u64::from(problem.batch) * u64::from(problem.kv_heads) * u64::from(typical);
+    let chunk = chunk(params, busy, span, chip);
     let splits = span.div_ceil(chunk).max(1);
     let groups = items * u64::from(splits);
     let groups = u32::try_from(groups)
@@ -143,6 +155,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
         1 => Arg::I64(0),
         _ => Arg::Workspace { offset_bytes },
     }));
+    args.extend(mask::arguments(problem));
     Ok(Plan {
         launches: vec![Launch {
             symbol: params.symbol(arch, problem.element)?,

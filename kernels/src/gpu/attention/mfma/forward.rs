@@ -3,6 +3,7 @@
 use super::table::Instructions;
 use super::{Problem, Sizes, cache_shape, element_name, head_name, operands, tile_bytes, unit};
 use crate::error::{KernelError, Result};
+use crate::gpu::attention::mask;
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Text, Unit};
@@ -17,12 +18,14 @@ pub struct ForwardParams {
     pub bn: u32,
     /// Waves of a workgroup, 32 query rows each: 4, or 8 that take turns on the SIMDs.
     pub waves: u32,
+    /// Reads a mask in memory.
+    pub has_mask: bool,
 }
 
 impl ForwardParams {
     /// Refuses parameters that the device text is not written for, or that do not fit the chip.
     pub fn check(&self, element: Element, chip: &Chip) -> Result<()> {
-        let Self { head_qk, head_v, bn, waves } = *self;
+        let Self { head_qk, head_v, bn, waves, .. } = *self;
         let fail = |what: &str| Err(KernelError::parameter(format!("{self:?} of {element:?}: {what}")));
         element_name(element)?;
         if waves != 4 && waves != 8 {
@@ -47,7 +50,7 @@ impl ForwardParams {
 
     /// Registers of a lane: queries, scores, outputs, weights, operands on their way, addresses. An estimate from above.
     pub fn registers(&self, element: Element) -> u32 {
-        let Self { head_qk, head_v, bn, waves } = *self;
+        let Self { head_qk, head_v, bn, waves, .. } = *self;
         let words = element.bytes() as u32;
         let queries = head_qk * words / 8;
         let weights = if words == 4 { 0 } else { bn / 4 };
@@ -72,7 +75,8 @@ impl ForwardParams {
     /// Name of the entry point.
     pub fn symbol(&self, arch: &str, element: Element) -> Result<String> {
         let (element, head) = (element_name(element)?, head_name(self.head_qk, self.head_v));
-        Ok(format!("attention_{element}_{head}__{arch}__bm{}_bn{}", self.bm(), self.bn))
+        let mask = if self.has_mask { "_memory" } else { "" };
+        Ok(format!("attention_{element}_{head}{mask}__{arch}__bm{}_bn{}", self.bm(), self.bn))
     }
 
     pub(super) fn unit(
@@ -82,8 +86,14 @@ impl ForwardParams {
         texts: &[Text],
         has: &Instructions,
     ) -> Result<Unit> {
-        let numbers =
-            [("HEAD_QK", self.head_qk), ("HEAD_V", self.head_v), ("BN", self.bn), ("WAVES", self.waves)];
+        let numbers = [
+            ("HEAD_QK", self.head_qk),
+            ("HEAD_V", self.head_v),
+            ("BN", self.bn),
+            ("WAVES", self.waves),
+            ("MASK", self.has_mask.into()),
+            ("KEY_LIMIT", self.has_mask.into()),
+        ];
         let sizes = Sizes {
             element,
             numbers: &numbers,
@@ -111,6 +121,9 @@ fn section(problem: &Problem, chip: &Chip) -> u32 {
 
 pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: &Chip) -> Result<Plan> {
     params.check(problem.element, chip)?;
+    if problem.mask.is_some() != params.has_mask {
+        return Err(KernelError::parameter(format!("{params:?} for a mask {:?}", problem.mask)));
+    }
     let row_tiles = problem.q_len.div_ceil(params.bm());
     let tiles = u64::from(problem.batch) * u64::from(problem.heads) * u64::from(row_tiles);
     let tiles = u32::try_from(tiles)
@@ -121,6 +134,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
     let mut args = vec![Arg::Bytes { bytes: shape, align: 8 }, cache_shape(problem)];
     args.extend(operands(problem));
     args.push(Arg::U32(chip.dies));
+    args.extend(mask::arguments(problem));
     Ok(Plan {
         launches: vec![Launch {
             symbol: params.symbol(arch, problem.element)?,

@@ -2,7 +2,7 @@
 
 use super::{Problem, cache_shape, kind_name, operand, optional, row_bytes, scales};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::{Keys, Queries};
+use crate::gpu::attention::{Keys, Queries, mask};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
@@ -89,7 +89,9 @@ impl DecodeParams {
                 define("HEAD_QK", self.head_qk.to_string()),
                 define("HEAD_V", self.head_v.to_string()),
                 define("ROWS", self.rows.to_string()),
+                define("HEADS", "1".to_owned()),
                 define("STAGES", self.stages.to_string()),
+                define("KEY_LIMIT", "1".to_owned()),
                 define("CODES", u32::from(self.is_coded).to_string()),
                 define("THREADS", self.threads().to_string()),
                 define("SHARED_BYTES", self.shared_bytes().to_string()),
@@ -115,6 +117,7 @@ fn blocks(problem: &Problem, params: &DecodeParams, items: u64, chip: &Chip) -> 
 
 pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &Chip) -> Result<Plan> {
     params.check(chip)?;
+    mask::check_places(problem)?;
     if problem.batch > MAX_BATCH {
         return Err(KernelError::shape(format!("{} sequences: at most {MAX_BATCH}", problem.batch)));
     }
@@ -126,6 +129,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
     let blocks = blocks(problem, params, items, chip);
     let shape = problem.device_shape(0, [0, row_tiles, 0]);
     let [k_scales, v_scales, scale_step] = scales(problem);
+    let [mask_shape, mask] = mask::arguments(problem);
     let tickets_bytes = items * 4;
     let out_offset = tickets_bytes.next_multiple_of(256);
     let piece_rows = u64::from(blocks) * 2 * u64::from(params.rows);
@@ -154,6 +158,8 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
                 k_scales,
                 v_scales,
                 scale_step,
+                mask_shape,
+                mask,
             ],
             is_dependent_launch: false,
             cost: problem.cost(),

@@ -2,7 +2,7 @@
 
 use super::{Problem, cache_shape, kind_name, operand, optional, row_bytes, scales};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::{Keys, Mask, Queries};
+use crate::gpu::attention::{Keys, Mask, Queries, mask};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
@@ -42,7 +42,11 @@ impl ForwardParams {
         }
         let tiles = bm / warps / 16;
         let queries = if tiles == 1 && head_qk <= 128 { head_qk / 4 } else { 0 };
-        let registers = tiles * (bn / 2 + head_v / 2 + 8) + queries + 40;
+        let from_memory = if self.mask == Mask::Memory { bn / 4 + 4 } else { 0 };
+        if self.mask == Mask::Memory && bn % 32 != 0 {
+            return fail("bn must be a multiple of 32 where a mask is in memory");
+        }
+        let registers = tiles * (bn / 2 + head_v / 2 + 8 + from_memory) + queries + 40;
         if registers > 250 || registers * 32 * warps > chip.registers {
             return fail(&format!("about {registers} registers a thread"));
         }
@@ -88,6 +92,7 @@ impl ForwardParams {
                 define("THREADS", (32 * self.warps).to_string()),
                 define("SHARED_BYTES", self.shared_bytes().to_string()),
                 define("MASK", self.mask.number().to_string()),
+                define("KEY_LIMIT", u32::from(self.mask == Mask::Memory).to_string()),
                 define("CODES", u32::from(self.is_coded).to_string()),
             ],
             kernels: vec![Kernel {
@@ -125,6 +130,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
         .ok_or_else(|| KernelError::shape(format!("{tiles} tiles of query rows: at most 2^30")))?;
     let shape = problem.device_shape(0, [tiles, row_tiles, section(problem, params.mask, chip)]);
     let [k_scales, v_scales, scale_step] = scales(problem);
+    let [mask_shape, mask] = mask::arguments(problem);
     Ok(Plan {
         launches: vec![Launch {
             symbol: params.symbol(arch, problem.element)?,
@@ -146,6 +152,8 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
                 k_scales,
                 v_scales,
                 scale_step,
+                mask_shape,
+                mask,
             ],
             is_dependent_launch: false,
             cost: problem.cost(),

@@ -6,6 +6,7 @@ mod table;
 
 pub use decode::DecodeParams;
 pub use forward::ForwardParams;
+pub(super) use table::read_forward;
 pub use table::{Row, rows, units};
 
 use super::{Keys, Problem, Scales, element_name, operand, optional};

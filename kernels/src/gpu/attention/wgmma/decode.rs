@@ -2,7 +2,7 @@
 
 use super::{Keys, Problem, element_name, key_maps, operand, optional, piece_rows};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::{Queries, Scales};
+use crate::gpu::attention::{Queries, Scales, mask};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
@@ -20,6 +20,8 @@ pub struct DecodeParams {
     pub head_v: u32,
     /// Rows of a tile: query rows times query heads of a key/value head, packed.
     pub rows: u32,
+    /// Key/value heads of a tile, which share its rows out: two of narrow heads that lie beside each other in memory.
+    pub heads: u32,
     /// Blocks of keys with their values in shared memory.
     pub stages: u32,
     /// The cache holds e4m3 codes.
@@ -35,6 +37,9 @@ impl DecodeParams {
         let fail = |what: &str| Err(KernelError::parameter(format!("{self:?}: {what}")));
         if rows != 16 && rows != 32 {
             return fail("rows must be 16 or 32");
+        }
+        if self.heads == 0 || rows % (16 * self.heads) != 0 {
+            return fail("each head of a tile needs 16 rows");
         }
         if head_qk % 16 != 0 || head_v % 32 != 0 || head_qk.max(head_v) > 256 || head_qk.min(head_v) == 0 {
             return fail("head_qk must be a multiple of 16 and head_v one of 32, up to 256");
@@ -60,7 +65,7 @@ impl DecodeParams {
     /// Shared memory of a block: the ring, joined outputs, maxima and sums, queries of wide heads, lengths, barriers.
     pub fn shared_bytes(&self) -> u32 {
         let panels = self.head_qk.div_ceil(self.panel_columns()) + self.head_v.div_ceil(self.panel_columns());
-        let ring = self.stages * panels * BN * self.row_bytes();
+        let ring = self.stages * self.heads * panels * BN * self.row_bytes();
         let joined = self.rows * self.head_v * 4 + 2 * 4 * self.rows * 4;
         let queries = if self.head_qk > 128 { self.rows / 16 * (self.head_qk / 16) * 512 } else { 512 };
         let lengths = ((MAX_BATCH + 1) * 4).next_multiple_of(8);
@@ -76,6 +81,21 @@ impl DecodeParams {
         if self.is_coded { self.row_bytes() } else { 64 }
     }
 
+    /// Rows of a tile that belong to one key/value head.
+    pub fn head_rows(&self) -> u32 {
+        self.rows / self.heads
+    }
+
+    /// True where the tile reads the cache once, or is the widest there is. Several heads of a tile are neighbours in memory.
+    pub(super) fn is_for_rows(&self, problem: &Problem) -> bool {
+        let packed = problem.typical_rows().saturating_mul(problem.group());
+        let beside = [problem.k, problem.v].iter().all(|strides| strides.head < strides.row);
+        if self.heads > 1 {
+            return beside && problem.kv_heads.is_multiple_of(self.heads) && self.head_rows() >= packed;
+        }
+        self.rows >= packed || self.rows == 32 || self.head_v > 128
+    }
+
     /// Consumer warps and a producer warp.
     pub fn threads(&self) -> u32 {
         32 * (self.rows / 4 + 1)
@@ -87,8 +107,11 @@ impl DecodeParams {
         let head = if head_qk == head_v { format!("d{head_qk}") } else { format!("d{head_qk}_dv{head_v}") };
         let element = element_name(element)?;
         let codes = if self.is_coded { "_e4m3" } else { "" };
+        let heads = if self.heads > 1 { format!("_h{}", self.heads) } else { String::new() };
         let resident = if self.resident > 1 { format!("_x{}", self.resident) } else { String::new() };
-        Ok(format!("attention_decode_{element}{codes}_{head}__{arch}__rows{rows}_st{stages}{resident}"))
+        Ok(format!(
+            "attention_decode_{element}{codes}_{head}__{arch}__rows{rows}{heads}_st{stages}{resident}"
+        ))
     }
 
     pub(super) fn unit(&self, arch: &str, element: Element, texts: &[Text]) -> Result<Unit> {
@@ -103,7 +126,9 @@ impl DecodeParams {
                 define("HEAD_QK", self.head_qk.to_string()),
                 define("HEAD_V", self.head_v.to_string()),
                 define("ROWS", self.rows.to_string()),
+                define("HEADS", self.heads.to_string()),
                 define("STAGES", self.stages.to_string()),
+                define("KEY_LIMIT", "1".to_owned()),
                 define("RESIDENT", self.resident.to_string()),
                 define("CODES", u32::from(self.is_coded).to_string()),
                 define("SHARED_BYTES", self.shared_bytes().to_string()),
@@ -138,14 +163,19 @@ fn blocks(problem: &Problem, params: &DecodeParams, items: u64, chip: &Chip) -> 
 
 pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &Chip) -> Result<Plan> {
     params.check(chip)?;
+    mask::check_places(problem)?;
     if params.is_coded != problem.codes.is_some() {
         return Err(KernelError::parameter(format!("{params:?} for a cache of {:?}", problem.codes)));
     }
     if problem.batch > MAX_BATCH {
         return Err(KernelError::shape(format!("{} sequences: at most {MAX_BATCH}", problem.batch)));
     }
-    let row_tiles = (problem.q_len * problem.group()).div_ceil(params.rows);
-    let items = u64::from(problem.batch) * u64::from(problem.kv_heads) * u64::from(row_tiles);
+    if !problem.kv_heads.is_multiple_of(params.heads) {
+        return Err(KernelError::parameter(format!("{params:?} for {} key/value heads", problem.kv_heads)));
+    }
+    let row_tiles = (problem.q_len * problem.group()).div_ceil(params.head_rows());
+    let runs = problem.kv_heads / params.heads;
+    let items = u64::from(problem.batch) * u64::from(runs) * u64::from(row_tiles);
     if items * u64::from(problem.kv_len.div_ceil(BN).max(1)) >= 1 << 31 {
         return Err(KernelError::shape("2^31 blocks of keys or more"));
     }
@@ -153,6 +183,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
     let piece = piece_rows(&problem.keys, BN);
     let [k, v] = key_maps(problem, piece, params.panel_columns());
     let shape = problem.device_shape(piece, [0, row_tiles, 0]);
+    let [mask_shape, mask] = mask::arguments(problem);
     let tickets_bytes = items * 4;
     let out_offset = tickets_bytes.next_multiple_of(256);
     let piece_rows = u64::from(blocks) * 2 * u64::from(params.rows);
@@ -180,6 +211,8 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
                 optional(operand::K_SCALES, params.is_coded),
                 optional(operand::V_SCALES, params.is_coded),
                 Arg::I32(problem.codes.is_some_and(|codes| codes.scales == Scales::Head).into()),
+                mask_shape,
+                mask,
             ],
             is_dependent_launch: true,
             cost: problem.cost(),

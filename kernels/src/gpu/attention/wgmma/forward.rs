@@ -2,7 +2,7 @@
 
 use super::{Problem, element_name, key_maps, operand, optional, piece_rows, tensor_map};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::{Mask, Queries};
+use crate::gpu::attention::{Mask, Queries, mask};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
@@ -41,7 +41,11 @@ impl ForwardParams {
         if stages == 0 || (self.ping_pong && bm == 64) {
             return fail("a stage at least, and turns only among several warpgroups");
         }
-        let registers = bn / 2 + bn / 4 + head_v / 2;
+        let from_memory = if self.mask == Mask::Memory { bn / 4 + 4 } else { 0 };
+        if self.mask == Mask::Memory && bn % 32 != 0 {
+            return fail("bn must be a multiple of 32 where a mask is in memory");
+        }
+        let registers = bn / 2 + bn / 4 + head_v / 2 + from_memory;
         let limit = if bm == 192 { 160 - 28 } else { 232 - 28 };
         if registers > limit {
             return fail(&format!("scores, weights and outputs take {registers} registers of {limit}"));
@@ -92,6 +96,7 @@ impl ForwardParams {
                 define("STAGES", self.stages.to_string()),
                 define("SHARED_BYTES", self.shared_bytes().to_string()),
                 define("MASK", self.mask.number().to_string()),
+                define("KEY_LIMIT", u32::from(self.mask == Mask::Memory).to_string()),
                 define("PING_PONG", u32::from(self.ping_pong).to_string()),
             ],
             kernels: vec![Kernel {
@@ -142,6 +147,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
     let shape = problem.device_shape(piece, [tiles, row_tiles, section(problem, params.mask, chip)]);
     // Items of equal cost are dealt out beforehand, others in the order blocks become free.
     let is_uneven = params.mask != Mask::None || problem.lengths.is_some();
+    let [mask_shape, mask] = mask::arguments(problem);
     let counter = if is_uneven { Arg::Workspace { offset_bytes: 0 } } else { Arg::I64(0) };
     Ok(Plan {
         launches: vec![Launch {
@@ -161,6 +167,8 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
                 optional(operand::PAGE_TABLE, problem.keys != super::Keys::Contiguous),
                 optional(operand::SINKS, problem.has_sinks),
                 counter,
+                mask_shape,
+                mask,
             ],
             is_dependent_launch: true,
             cost: problem.cost(),

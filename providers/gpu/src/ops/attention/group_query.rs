@@ -2,8 +2,8 @@
 //! it, in the element type or in codes.
 
 use tenon_kernels::gpu::attention::append::{self, Append, Past, Target, Turn};
-use tenon_kernels::gpu::attention::plain::{MaskOperand, Scores, Stage};
-use tenon_kernels::gpu::attention::{Causal, Codes, Keys, Lengths, Problem, Queries, Strides};
+use tenon_kernels::gpu::attention::plain::{Scores, Stage};
+use tenon_kernels::gpu::attention::{Causal, Codes, Keys, Lengths, MaskOperand, Problem, Queries, Strides};
 use tenon_kernels::gpu::rotary::{self, Part, Positions, Rotary};
 use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{Error, Result, ValueView};
@@ -91,6 +91,7 @@ impl Operator for GroupQuery {
             soft_cap: self.soft_cap,
             codes: self.codes,
             has_sinks: sinks.is_some(),
+            mask: mask.map(|(_, mask)| mask),
             queries: Queries::Batched,
             keys: Keys::Contiguous,
             lengths: Some(Lengths { is_i64: false, bias: 1, adds_queries: false }),
@@ -102,7 +103,7 @@ impl Operator for GroupQuery {
         let operands = Operands {
             lengths: Some(cx.input(5)?),
             sinks,
-            mask,
+            mask: mask.map(|(value, _)| value),
             scales: quantized::scales(cx, self.codes, SCALES, [self.kv_heads, columns])?,
             ..Operands::new(out, [query, key, value])
         };

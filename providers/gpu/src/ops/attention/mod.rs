@@ -11,7 +11,7 @@ pub(super) mod rotary;
 
 use tenon_kernels::KernelError;
 use tenon_kernels::gpu::Plan;
-use tenon_kernels::gpu::attention::plain::{self, Extras, MaskOperand, PaddingOperand, Scores};
+use tenon_kernels::gpu::attention::plain::{self, PaddingOperand, Scores};
 use tenon_kernels::gpu::attention::{self, Problem, operand};
 use tenon_kernels::gpu::elementwise::MapOp;
 use tenon_kernels::gpu::launch::{Arg, Element};
@@ -36,7 +36,8 @@ struct Operands {
     q_offsets: Option<ValueId>,
     page_table: Option<ValueId>,
     sinks: Option<ValueId>,
-    mask: Option<(ValueId, MaskOperand)>,
+    /// Where the problem has one.
+    mask: Option<ValueId>,
     padding: Option<(ValueId, PaddingOperand)>,
     /// Of the codes of keys and of values.
     scales: Option<[ValueId; 2]>,
@@ -72,15 +73,15 @@ impl Operands {
             self.q_offsets,
             self.page_table,
             self.sinks,
-            self.mask.map(|(mask, _)| mask),
+            self.mask,
             self.scales.map(|[k, _]| k),
             self.scales.map(|[_, v]| v),
             self.padding.map(|(padding, _)| padding),
         ]
     }
 
-    fn extras(&self) -> Extras {
-        Extras { mask: self.mask.map(|(_, mask)| mask), padding: self.padding.map(|(_, padding)| padding) }
+    fn padding(&self) -> Option<&PaddingOperand> {
+        self.padding.as_ref().map(|(_, padding)| padding)
     }
 
     /// The plan with its addresses moved to where the operands begin.
@@ -102,19 +103,33 @@ impl Operands {
 /// Adds the work of a problem over elements of type `scalar`: on matrix units where the family has a kernel for it, else
 /// without.
 fn attend(cx: &mut Expansion<'_, '_>, scalar: Scalar, problem: &Problem, operands: &Operands) -> Result<()> {
-    let target = cx.builder.target;
-    let is_aligned = operands.offsets.iter().all(|offset| offset % 16 == 0);
-    let tuned = match (scalar.is_float() && is_aligned, operands.mask, operands.padding) {
-        (true, None, None) => attention::plan(target.arch, problem, target.chip)
-            .ok()
-            .filter(|plan| plan.launches.iter().all(|launch| (target.has)(&launch.symbol))),
-        _ => None,
-    };
-    let plan = match tuned {
+    if let Some((_, padding)) = operands.padding
+        && let Ok(joined) = plain::joined(problem, scalar, &padding)
+        && let Some(plan) =
+            tuned(cx, scalar, &Problem { mask: Some(joined.mask), ..problem.clone() }, operands)
+    {
+        // Matrix units take one mask: what is added to paddings is part of it.
+        let one = cx.scratch(joined.scalar, &joined.dims.map(|extent| extent as usize))?;
+        cx.run(Ok::<_, KernelError>(joined.plan), &Operands { out: one, ..*operands }.numbered())?;
+        let operands = Operands { mask: Some(one), padding: None, ..*operands };
+        return cx.run(Ok::<_, KernelError>(operands.placed(plan)), &operands.numbered());
+    }
+    let plan = match tuned(cx, scalar, problem, operands).filter(|_| operands.padding.is_none()) {
         Some(plan) => plan,
-        None => plain::plan(problem, scalar, &operands.extras()).map_err(refused)?,
+        None => plain::plan(problem, scalar, operands.padding()).map_err(refused)?,
     };
     cx.run(Ok::<_, KernelError>(operands.placed(plan)), &operands.numbered())
+}
+
+/// The launches on matrix units of a problem without paddings, where the family has a kernel for it.
+fn tuned(cx: &Expansion<'_, '_>, scalar: Scalar, problem: &Problem, operands: &Operands) -> Option<Plan> {
+    let target = cx.builder.target;
+    let is_aligned = operands.offsets.iter().all(|offset| offset % 16 == 0);
+    if !scalar.is_float() || !is_aligned {
+        return None;
+    }
+    let plan = attention::plan(target.arch, problem, target.chip).ok()?;
+    plan.launches.iter().all(|launch| (target.has)(&launch.symbol)).then_some(plan)
 }
 
 /// Adds the work that hands out scores of a problem, in place of its result.
@@ -125,7 +140,7 @@ fn hand_out(
     operands: &Operands,
     scores: &Scores,
 ) -> Result<()> {
-    let plan = plain::scores(problem, scalar, &operands.extras(), scores).map_err(refused)?;
+    let plan = plain::scores(problem, scalar, operands.padding(), scores).map_err(refused)?;
     cx.run(Ok::<_, KernelError>(operands.placed(plan)), &operands.numbered())
 }
 

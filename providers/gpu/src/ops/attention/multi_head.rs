@@ -96,6 +96,10 @@ impl Heads {
         self.settle(cx, scalar, batch, &mut sides, around)?;
         let [q, k, v] = &sides;
         let out = cx.output(0, scalar, &[batch, rows, self.heads * v_width])?;
+        let mask = match around.attention_bias {
+            Some(bias) => Some(mask_of(cx, bias, scalar, [batch, self.heads, rows])?),
+            None => None,
+        };
         let (heads, q_len) = (extent(self.heads)?, extent(rows)?);
         let problem = Problem {
             element: element_of(scalar),
@@ -115,6 +119,7 @@ impl Heads {
             soft_cap: None,
             codes: None,
             has_sinks: false,
+            mask: mask.map(|(_, mask)| mask),
             queries: Queries::Batched,
             keys: Keys::Contiguous,
             lengths: None,
@@ -131,14 +136,10 @@ impl Heads {
             }
             None => None,
         };
-        let mask = match around.attention_bias {
-            Some(bias) => Some(mask_of(cx, bias, scalar, [batch, self.heads, rows])?),
-            None => None,
-        };
         let bytes = |side: &Rows| (side.offset * scalar.bytes()) as u64;
         let operands = Operands {
             offsets: [bytes(q), bytes(k), bytes(v)],
-            mask,
+            mask: mask.map(|(value, _)| value),
             padding,
             ..Operands::new(out, [q.value, k.value, v.value])
         };

@@ -1,7 +1,9 @@
 //! Attention of ai.onnx.
 
-use tenon_kernels::gpu::attention::plain::{MaskKind, MaskOperand, Scores, Stage};
-use tenon_kernels::gpu::attention::{Causal, Keys, Lengths, Problem, Queries, Strides};
+use tenon_kernels::gpu::attention::plain::{Scores, Stage};
+use tenon_kernels::gpu::attention::{
+    Causal, Keys, Lengths, MaskKind, MaskOperand, Problem, Queries, Strides,
+};
 use tenon_kernels::gpu::layout::{self, StridedCopy};
 use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{Error, Result};
@@ -79,6 +81,7 @@ impl Operator for Attention {
             soft_cap: self.soft_cap,
             codes: None,
             has_sinks: false,
+            mask: mask.map(|(_, mask)| mask),
             queries: Queries::Batched,
             keys: Keys::Contiguous,
             lengths: lengths.map(|_| Lengths { is_i64: true, bias: 0, adds_queries: false }),
@@ -87,7 +90,11 @@ impl Operator for Attention {
             v,
             out: strides(call.is_flat[0], rows, heads, head_v),
         };
-        let operands = Operands { lengths, mask, ..Operands::new(out, [query, key, value]) };
+        let operands = Operands {
+            lengths,
+            mask: mask.map(|(value, _)| value),
+            ..Operands::new(out, [query, key, value])
+        };
         attend(cx, scalar, &problem, &operands)?;
         if !cx.has_output(3) {
             return Ok(());

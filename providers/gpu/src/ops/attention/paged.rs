@@ -82,6 +82,7 @@ impl Operator for Paged {
             soft_cap: self.soft_cap,
             codes: self.codes,
             has_sinks: sinks.is_some(),
+            mask: None,
             queries: Queries::Ragged { rows: tokens },
             keys: Keys::Paged { pages: extent(call.pages)?, page_rows, columns: extent(call.table_columns)? },
             lengths: Some(Lengths { is_i64: false, bias: 0, adds_queries: true }),
