@@ -7,17 +7,24 @@
 //! Light programs (floats, common operators, no temporary) have kernels with fewer registers, hence more threads, that
 //! read the first two operands before the program starts, so that the reads overlap.
 
-struct alignas(4) MapCode {
-    u8 op;     // MAP_*
-    u8 source; // kind of the source: SOURCE_*
-    u8 index;  // which operand, temporary or constant
-    u8 temp;   // the temporary that MAP_STORE and MAP_SELECT name; else 0
+struct MapCode {
+    u32 op;     // MAP_*
+    u32 source; // kind of the source: SOURCE_*
+    u32 index;  // which operand, temporary or constant
+    u32 temp;   // the temporary that MAP_STORE and MAP_SELECT name; else 0
+
+    // A byte each, the first one lowest.
+    __device__ __forceinline__ MapCode(u32 word)
+        : op(word & 255), source(word >> 8 & 255), index(word >> 16 & 255), temp(word >> 24) {}
 };
 
 #define SOURCE_NONE 0
 #define SOURCE_OPERAND 1
 #define SOURCE_TEMP 2
 #define SOURCE_CONSTANT 3
+// Operands of light programs that were read before the program started: a pack, or one element for the whole pack.
+#define SOURCE_AHEAD_PACK 4
+#define SOURCE_AHEAD_ONE 5
 
 // FOR_DTYPE of floats that are computed in f32.
 #define FOR_FLOAT(DTYPE, BODY)                          \
@@ -54,7 +61,7 @@ struct MapParams {
     u8 length;                              // instructions
     u8 positions;                           // POSITIONS_*
     u8 ahead;                               // operands read before the program starts, of a light one
-    MapCode code[MAP_LENGTH];
+    u32 code[MAP_LENGTH + 1];               // MapCode; one more, so that the next one can always be read
 };
 
 template <class T> __device__ __forceinline__ T constant_of(u64 bits);
@@ -184,15 +191,15 @@ template <class T, int V> __device__ __forceinline__ void copy_to(T (&to)[V], co
     _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = from[i];
 }
 
-__device__ __forceinline__ void find_position(const MapParams &p, u32 at, u32 (&position)[MAP_RANK]) {
+__device__ __forceinline__ void find_position(const MapParams &p, u32 rank, u32 at, u32 (&position)[MAP_RANK]) {
     _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++) position[d] = 0;
     if (p.positions == POSITIONS_NONE) return;
     _Pragma("unroll") for (int d = 0; d < MAP_RANK; d++) {
-        if (d + 1 < p.rank) {
+        if (d + 1 < rank) {
             u32 quotient = __umulhi(at, p.magic[d]) >> p.shift[d];
             position[d] = at - quotient * p.dims[d];
             at = quotient;
-        } else if (d + 1 == p.rank) {
+        } else if (d + 1 == rank) {
             position[d] = at;
         }
     }
@@ -219,11 +226,11 @@ __device__ __forceinline__ void map_elements(void *out, const void *p0, const vo
     u32 at = (blockIdx.x * blockDim.x + threadIdx.x) * V;
     if (at >= p.total) return;
     u32 position[MAP_RANK];
-    find_position(p, at, position);
+    find_position(p, p.rank, at, position);
     T acc[V], t0[V], t1[V], t2[V], t3[V];
     _Pragma("unroll") for (int i = 0; i < V; i++) acc[i] = t0[i] = t1[i] = t2[i] = t3[i] = (T)0;
     for (u32 step = 0; step < p.length; step++) {
-        MapCode code = p.code[step];
+        MapCode code(p.code[step]);
         T src[V];
         if (code.source == SOURCE_OPERAND) {
             u32 k = code.index;
@@ -266,107 +273,155 @@ __device__ __forceinline__ u32 simple_offset(u32 place, u32 at, u32 inner, u32 o
     return place == PLACE_DENSE ? at : place == PLACE_ROW ? inner : place == PLACE_COLUMN ? outer : 0;
 }
 
-// V elements of operand k as they lie in memory, or one of them again and again; WORDS hold them. Neighbours, or all the same.
-template <int V, int WORDS>
-__device__ __forceinline__ void read_ahead(u32 (&raw)[WORDS], const void *from, i64 offset, u32 k, const MapParams &p) {
-    u32 dtype = p.dtypes[k], is_vector = p.is_vector[k];
-    if (WORDS == V && dtype == DTYPE_F32) {
-        if (is_vector) {
-            Pack<u32, WORDS> pack = load_pack<u32, WORDS>((const u32 *)from + offset);
-            _Pragma("unroll") for (int i = 0; i < WORDS; i++) raw[i] = pack.at[i];
+// The types of a light program: one, or several floats (of 16 bits) that the parameters tell.
+struct AnyFloat {};
+struct AnyShort {};
+template <class Types> struct LightType {
+    static constexpr int BYTES = 4; // of the widest
+    static __device__ __forceinline__ u32 of(u32 given) { return given; }
+};
+template <> struct LightType<AnyShort> : LightType<AnyFloat> {
+    static constexpr int BYTES = 2;
+};
+template <> struct LightType<float> {
+    static constexpr int BYTES = 4;
+    static __device__ __forceinline__ u32 of(u32) { return DTYPE_F32; }
+};
+template <> struct LightType<f16> {
+    static constexpr int BYTES = 2;
+    static __device__ __forceinline__ u32 of(u32) { return DTYPE_F16; }
+};
+template <> struct LightType<bf16> {
+    static constexpr int BYTES = 2;
+    static __device__ __forceinline__ u32 of(u32) { return DTYPE_BF16; }
+};
+
+// What a thread has read of an operand, as it lies in memory: V neighbours, or one element in the first word.
+template <class Types, int V> struct Ahead {
+    static constexpr int WORDS = V * LightType<Types>::BYTES / 4;
+    u32 words[WORDS];
+
+    __device__ __forceinline__ void read(const void *from, i64 offset, u32 k, const MapParams &p) {
+        u32 dtype = LightType<Types>::of(p.dtypes[k]);
+        if (LightType<Types>::BYTES == 4 && dtype == DTYPE_F32) {
+            if (p.is_vector[k]) fill((const u32 *)from + offset, (Pack<u32, V> *)0);
+            else words[0] = ((const u32 *)from)[offset];
         } else {
-            u32 one = ((const u32 *)from)[offset];
-            _Pragma("unroll") for (int i = 0; i < WORDS; i++) raw[i] = one;
+            if (p.is_vector[k]) fill((const u16 *)from + offset, (Pack<u32, V / 2> *)0);
+            else words[0] = ((const u16 *)from)[offset];
         }
-    } else if (is_vector) {
-        Pack<u32, V / 2> pack = *(const Pack<u32, V / 2> *)((const u16 *)from + offset);
-        _Pragma("unroll") for (int i = 0; i < V / 2; i++) raw[i] = pack.at[i];
-    } else {
-        u32 one = ((const u16 *)from)[offset];
-        _Pragma("unroll") for (int i = 0; i < V / 2; i++) raw[i] = one << 16 | one;
     }
-}
-
-// `none` is 0, which the compiler does not know: else it would open all operands before the program starts, and there are no
-// registers for that.
-template <int V, int WORDS>
-__device__ __forceinline__ void unpack(float *to, const u32 (&raw)[WORDS], u32 dtype, u32 none) {
-    if (WORDS == V && dtype == DTYPE_F32) {
-        _Pragma("unroll") for (int i = 0; i < WORDS; i++) to[i] = __uint_as_float(raw[i] ^ none);
-    } else if (dtype == DTYPE_BF16) {
-        _Pragma("unroll") for (int i = 0; i < V; i++)
-            to[i] = bf16_to_f32((u16)((raw[i / 2] ^ none) >> (i % 2 * 16)));
-    } else {
-        _Pragma("unroll") for (int i = 0; i < V; i++) to[i] = f16_to_f32((u16)((raw[i / 2] ^ none) >> (i % 2 * 16)));
+    template <class E, int N> __device__ __forceinline__ void fill(const E *from, Pack<u32, N> *) {
+        Pack<u32, N> pack = *(const Pack<u32, N> *)from;
+        _Pragma("unroll") for (int i = 0; i < N; i++) words[i < WORDS ? i : 0] = pack.at[i];
     }
-}
 
-// A light program: floats only, no temporary. A thread computes U packs of V elements, a block apart. IS_SHORT: every operand
-// and the result have 16 bits, and no operator is slow.
-template <int V, int U, bool IS_SHORT>
+    // Element i. `none` is 0, which the compiler does not know: else it would open all operands before the program starts, and
+    // there are no registers for that.
+    __device__ __forceinline__ float at(int i, u32 dtype, u32 none) const {
+        if (LightType<Types>::BYTES == 4 && dtype == DTYPE_F32) return __uint_as_float(words[i < WORDS ? i : 0] ^ none);
+        u32 word = words[i / 2];
+        if (dtype != DTYPE_BF16) return f16_to_f32((u16)((word ^ none) >> (i % 2 * 16)));
+        return __uint_as_float(i % 2 ? word & (0xffff0000u ^ none) : word * (0x10000u ^ none));
+    }
+};
+
+// A light program: floats only, no temporary, and the accumulator begins as operand 0, which is read ahead. A thread computes U
+// packs of V elements, a block apart. HAS_SLOW: there may be operators that need more registers than the others; HAS_MORE:
+// operands that are not read ahead.
+template <class Types, int V, int U, bool HAS_SLOW, bool HAS_MORE>
 __device__ __forceinline__ void map_light(void *out, const void *p0, const void *p1, const void *p2, const void *p3,
                                           const void *p4, const void *p5, const void *p6, const void *p7,
                                           const MapParams &p) {
-    constexpr int WORDS = IS_SHORT ? V / 2 : V;
+    typedef LightType<Types> Type;
+    constexpr bool IS_SHORT = Type::BYTES == 2;
     begin_kernel();
     u32 start = (blockIdx.x * 256 * U + threadIdx.x) * V;
-    u32 raw0[U][WORDS], raw1[U][WORDS], raw2[U][WORDS];
+    // Packs behind the end compute the last one and are not written.
+    auto place_of = [&](int u) { return start + u * 256 * V < p.total ? start + u * 256 * V : p.total - V; };
+    Ahead<Types, V> ahead0[U], ahead1[U], ahead2[U];
     _Pragma("unroll") for (int u = 0; u < U; u++) {
-        // Packs behind the end compute the last one and are not written.
-        u32 at = start + u * 256 * V;
-        at = at < p.total ? at : p.total - V;
-        _Pragma("unroll") for (int i = 0; i < WORDS; i++) raw0[u][i] = raw1[u][i] = raw2[u][i] = 0;
+        u32 at = place_of(u);
         if (p.positions == POSITIONS_ALL) {
             u32 position[MAP_RANK];
-            find_position(p, at, position);
-            if (p.ahead > 0) read_ahead<V>(raw0[u], p0, operand_offset(p, 0, at, position), 0, p);
-            if (p.ahead > 1) read_ahead<V>(raw1[u], p1, operand_offset(p, 1, at, position), 1, p);
-            if (p.ahead > 2) read_ahead<V>(raw2[u], p2, operand_offset(p, 2, at, position), 2, p);
+            find_position(p, p.rank, at, position);
+            if (p.ahead > 0) ahead0[u].read(p0, operand_offset(p, 0, at, position), 0, p);
+            if (p.ahead > 1) ahead1[u].read(p1, operand_offset(p, 1, at, position), 1, p);
+            if (p.ahead > 2) ahead2[u].read(p2, operand_offset(p, 2, at, position), 2, p);
         } else {
-            u32 quotient = __umulhi(at, p.magic[0]) >> p.shift[0], inner = at - quotient * p.dims[0];
-            u32 outer = quotient - (__umulhi(quotient, p.magic[1]) >> p.shift[1]) * p.dims[1];
-            if (p.ahead > 0) read_ahead<V>(raw0[u], p0, simple_offset(p.place[0], at, inner, outer), 0, p);
-            if (p.ahead > 1) read_ahead<V>(raw1[u], p1, simple_offset(p.place[1], at, inner, outer), 1, p);
-            if (p.ahead > 2) read_ahead<V>(raw2[u], p2, simple_offset(p.place[2], at, inner, outer), 2, p);
+            u32 inner = 0, outer = 0;
+            if (p.positions != POSITIONS_NONE) {
+                u32 quotient = __umulhi(at, p.magic[0]) >> p.shift[0];
+                inner = at - quotient * p.dims[0];
+                outer = quotient - (__umulhi(quotient, p.magic[1]) >> p.shift[1]) * p.dims[1];
+            }
+            if (p.ahead > 0) ahead0[u].read(p0, simple_offset(p.place[0], at, inner, outer), 0, p);
+            if (p.ahead > 1) ahead1[u].read(p1, simple_offset(p.place[1], at, inner, outer), 1, p);
+            if (p.ahead > 2) ahead2[u].read(p2, simple_offset(p.place[2], at, inner, outer), 2, p);
         }
     }
     float acc[U * V];
-    _Pragma("unroll") for (int i = 0; i < U * V; i++) acc[i] = 0.0f;
+    u32 next = p.code[0], none = (u32)((int)next >> 24), is_pack = p.is_vector[0];
+    _Pragma("unroll") for (int i = 0; i < U * V; i++) {
+        const Ahead<Types, V> &ahead = ahead0[i / V];
+        u32 dtype = Type::of(p.dtypes[0]);
+        acc[i] = is_pack ? ahead.at(i % V, dtype, none) : ahead.at(0, dtype, none);
+    }
     for (u32 step = 0; step < p.length; step++) {
-        MapCode code = p.code[step];
+        MapCode code(next);
+        none = (u32)((int)next >> 24); // code.temp, of which the compiler knows nothing; 0
+        next = p.code[step + 1];
         float src[U * V];
-        if (code.source != SOURCE_OPERAND) {
-            float value = code.source == SOURCE_CONSTANT ? constant_of<float>(p.constants[code.index]) : 0.0f;
-            _Pragma("unroll") for (int i = 0; i < U * V; i++) src[i] = value;
-        } else if (code.index < p.ahead) {
-            _Pragma("unroll") for (int u = 0; u < U; u++) {
-                if (code.index == 0) unpack<V>(src + u * V, raw0[u], p.dtypes[0], code.temp);
-                else if (code.index == 1) unpack<V>(src + u * V, raw1[u], p.dtypes[1], code.temp);
-                else unpack<V>(src + u * V, raw2[u], p.dtypes[2], code.temp);
+        if (code.source == SOURCE_AHEAD_PACK) {
+            u32 dtype = Type::of(p.dtypes[code.index]);
+            auto open = [&](const Ahead<Types, V>(&ahead)[U]) {
+                _Pragma("unroll") for (int i = 0; i < U * V; i++) src[i] = ahead[i / V].at(i % V, dtype, none);
+            };
+            if (code.index == 0) open(ahead0);
+            else if (code.index == 1) open(ahead1);
+            else open(ahead2);
+        } else if (!HAS_MORE || code.source != SOURCE_OPERAND) {
+            float one[U];
+            if (code.source != SOURCE_AHEAD_ONE) {
+                _Pragma("unroll") for (int u = 0; u < U; u++) one[u] = constant_of<float>(p.constants[code.index]);
+            } else {
+                u32 dtype = Type::of(p.dtypes[code.index]);
+                auto open = [&](const Ahead<Types, V>(&ahead)[U]) {
+                    _Pragma("unroll") for (int u = 0; u < U; u++) one[u] = ahead[u].at(0, dtype, none);
+                };
+                if (code.index == 0) open(ahead0);
+                else if (code.index == 1) open(ahead1);
+                else open(ahead2);
+            }
+            _Pragma("unroll") for (int i = 0; i < U * V; i++) src[i] = one[i / V];
+            // Here, so that `one` needs no copies; with slow operators there are no registers for all of them twice.
+            if (!HAS_SLOW) {
+                apply_light<IS_SHORT, false>(code.op, acc, src);
+                continue;
             }
         } else {
             u32 k = code.index;
             const void *from = k < 4 ? (k < 2 ? (k == 0 ? p0 : p1) : (k == 2 ? p2 : p3))
                                      : (k < 6 ? (k == 4 ? p4 : p5) : (k == 6 ? p6 : p7));
             _Pragma("unroll") for (int u = 0; u < U; u++) {
-                u32 at = start + u * 256 * V;
-                at = at < p.total ? at : p.total - V;
+                u32 at = place_of(u);
                 u32 position[MAP_RANK];
-                find_position(p, at, position);
+                find_position(p, p.rank ^ none, at, position);
                 i64 offset = operand_offset(p, k, at, position);
                 float one[V];
-                FOR_FLOAT(p.dtypes[k], read(one, (const S *)from, offset, p.strides[k][0], p.is_vector[k]);)
+                FOR_FLOAT(Type::of(p.dtypes[k]), read(one, (const S *)from, offset, p.strides[k][0], p.is_vector[k]);)
                 _Pragma("unroll") for (int i = 0; i < V; i++) src[u * V + i] = one[i];
             }
         }
-        apply_light<IS_SHORT, !IS_SHORT>(code.op, acc, src);
+        if (HAS_SLOW) apply_light<IS_SHORT>(code.op, acc, src);
+        else apply_pairs<false>(code.op, acc, src);
     }
     _Pragma("unroll") for (int u = 0; u < U; u++) {
         u32 at = start + u * 256 * V;
         if (at >= p.total) continue;
         float one[V];
         _Pragma("unroll") for (int i = 0; i < V; i++) one[i] = acc[u * V + i];
-        FOR_FLOAT(p.out_dtype, write((S *)out + at, one);)
+        FOR_FLOAT(Type::of(p.out_dtype), write((S *)out + at, one);)
     }
 }
 
@@ -377,11 +432,11 @@ __device__ __forceinline__ void map_light(void *out, const void *p0, const void 
         map_elements<T, V>(out, p0, p1, p2, p3, p4, p5, p6, p7, p);                                                 \
     }
 
-#define MAP_LIGHT(NAME, V, U, IS_SHORT, BLOCKS)                                                                     \
+#define MAP_LIGHT(NAME, S, V, U, HAS_SLOW, HAS_MORE, BLOCKS)                                                        \
     extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                       \
         NAME(void *out, const void *p0, const void *p1, const void *p2, const void *p3, const void *p4,             \
              const void *p5, const void *p6, const void *p7, const __grid_constant__ MapParams p) {                 \
-        map_light<V, U, IS_SHORT>(out, p0, p1, p2, p3, p4, p5, p6, p7, p);                                          \
+        map_light<S, V, U, HAS_SLOW, HAS_MORE>(out, p0, p1, p2, p3, p4, p5, p6, p7, p);                             \
     }
 
 MAP_KERNEL(elementwise_f32_v1, float, 1)
@@ -389,6 +444,9 @@ MAP_KERNEL(elementwise_f32_v4, float, 4)
 MAP_KERNEL(elementwise_f64_v1, double, 1)
 MAP_KERNEL(elementwise_i64_v1, i64, 1)
 MAP_KERNEL(elementwise_i64_v4, i64, 4)
-MAP_LIGHT(elementwise_light_v4, 4, 1, false, 4)
-MAP_LIGHT(elementwise_light_v8, 8, 1, false, 4)
-MAP_LIGHT(elementwise_light_short_v8, 8, 2, true, 3)
+MAP_LIGHT(elementwise_light_v4, AnyFloat, 4, 1, true, true, 4)
+MAP_LIGHT(elementwise_light_v8, AnyFloat, 8, 1, true, true, 4)
+MAP_LIGHT(elementwise_light_short_v8, AnyShort, 8, 2, false, true, 3)
+MAP_LIGHT(elementwise_light_f32_v4, float, 4, 2, false, false, 5)
+MAP_LIGHT(elementwise_light_f16_v8, f16, 8, 2, false, false, 4)
+MAP_LIGHT(elementwise_light_bf16_v8, bf16, 8, 2, false, false, 4)

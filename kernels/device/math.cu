@@ -86,6 +86,8 @@ template <class T> __device__ __forceinline__ T r_mod(T x, T y) {
 // NaN in either argument is the result, as in ONNX.
 template <class T> __device__ __forceinline__ T r_max(T x, T y) { return (x > y || x != x) ? x : y; }
 template <class T> __device__ __forceinline__ T r_min(T x, T y) { return (x < y || x != x) ? x : y; }
+__device__ __forceinline__ float r_max(float x, float y) { return maximum(x, y); }
+__device__ __forceinline__ float r_min(float x, float y) { return minimum(x, y); }
 template <class T> __device__ __forceinline__ T r_sigmoid(T x) { return (T)1 / ((T)1 + r_exp(-x)); }
 template <class T> __device__ __forceinline__ T r_softplus(T x) {
     return (x > (T)0 ? x : (T)0) + r_log1p(r_exp(x > (T)0 ? -x : x));
@@ -98,10 +100,10 @@ template <class T> __device__ __forceinline__ T r_gelu_tanh(T x) {
 }
 
 // The same as precisely as 16 bits of a result need them, in few instructions and without a branch.
-__device__ __forceinline__ float short_exp(float x) { return exp2f(x * 1.44269504f); }
+__device__ __forceinline__ float short_exp(float x) { return exp2_normal(x * 1.44269504f); }
 // x / (1 + 2^power)
 __device__ __forceinline__ float short_share(float x, float power) {
-    float root = rsqrtf(1.0f + exp2f(power));
+    float root = rsqrtf(1.0f + exp2_normal(power));
     return x * root * root;
 }
 __device__ __forceinline__ float short_sigmoid(float x) { return short_share(1.0f, x * -1.44269504f); }
@@ -134,33 +136,47 @@ __device__ __forceinline__ float short_gelu(float x) {
     }                                            \
     break;
 
-// The operators of light programs: those that need few registers and no temporary.
-template <int V> __device__ __forceinline__ void apply_slow(u32 op, float (&acc)[V], const float (&src)[V]) {
+// The operators of light programs, which need few registers and no temporary. HAS_SLOW: there are those that need more than
+// others. The last operator of a switch is its default: else the accumulator would be copied around the others.
+template <int V> __device__ __forceinline__ void apply_quotient(u32 op, float (&acc)[V], const float (&src)[V]) {
     typedef float T;
     switch (op) {
     case MAP_DIVIDE: EACH(r_divide(a, b))
-    case MAP_REVERSE_DIVIDE: EACH(r_divide(b, a))
+    default: EACH(r_divide(b, a)) // MAP_REVERSE_DIVIDE
+    }
+}
+template <int V> __device__ __forceinline__ void apply_slow(u32 op, float (&acc)[V], const float (&src)[V]) {
+    typedef float T;
+    switch (op) {
     case MAP_RECIPROCAL: EACH(1.0f / a)
     case MAP_SQRT: EACH(r_sqrt(a))
     case MAP_LOG: EACH(r_log(a))
     case MAP_TANH: EACH(r_tanh(a))
-    case MAP_ERF: EACH(r_erf(a))
+    default: EACH(r_erf(a)) // MAP_ERF
     }
 }
-// IS_SHORT: results have 16 bits. HAS_SLOW: there may be operators that need more registers than the others.
-template <bool IS_SHORT, bool HAS_SLOW = true, int V>
-__device__ __forceinline__ void apply_light(u32 op, float (&acc)[V], const float (&src)[V]) {
+// Those of two arguments, which come first among the numbers of operators.
+template <bool HAS_SLOW, int V>
+__device__ __forceinline__ void apply_pairs(u32 op, float (&acc)[V], const float (&src)[V]) {
     typedef float T;
     switch (op) {
-    case MAP_MOVE: EACH(b)
     case MAP_ADD: EACH(a + b)
     case MAP_SUBTRACT: EACH(a - b)
     case MAP_REVERSE_SUBTRACT: EACH(b - a)
     case MAP_MULTIPLY: EACH(a * b)
     case MAP_MAX: EACH(r_max(a, b))
-    case MAP_MIN: EACH(r_min(a, b))
+    default:
+        if (HAS_SLOW && op != MAP_MIN) return apply_quotient(op, acc, src);
+        EACH(r_min(a, b))
+    }
+}
+// All. IS_SHORT: results have 16 bits.
+template <bool IS_SHORT, bool HAS_SLOW = true, int V>
+__device__ __forceinline__ void apply_light(u32 op, float (&acc)[V], const float (&src)[V]) {
+    typedef float T;
+    if (op <= MAP_MIN) return apply_pairs<HAS_SLOW>(op, acc, src);
+    switch (op) {
     case MAP_NEGATE: EACH(-a)
-    case MAP_ABSOLUTE: EACH(a < 0.0f ? -a : a == 0.0f ? 0.0f : a)
     case MAP_EXP: EACH(IS_SHORT ? short_exp(a) : r_exp(a))
     case MAP_SIGMOID: EACH(IS_SHORT ? short_sigmoid(a) : r_sigmoid(a))
     case MAP_SILU: EACH(IS_SHORT ? short_silu(a, b) : a * r_sigmoid(a * b))
@@ -168,8 +184,8 @@ __device__ __forceinline__ void apply_light(u32 op, float (&acc)[V], const float
     case MAP_GELU_TANH: EACH(IS_SHORT ? short_gelu_tanh(a) : r_gelu_tanh(a))
     case MAP_TO_F16: EACH(f16_to_f32(Narrow<f16>::from(a).bits))
     case MAP_TO_BF16: EACH(bf16_to_f32(Narrow<bf16>::from(a).bits))
-    case MAP_TO_F32: EACH(a)
     default:
-        if (HAS_SLOW) apply_slow(op, acc, src);
+        if (HAS_SLOW && op != MAP_ABSOLUTE) return apply_slow(op, acc, src);
+        EACH(a < 0.0f ? -a : a == 0.0f ? 0.0f : a)
     }
 }

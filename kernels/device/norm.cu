@@ -3,8 +3,9 @@
 //! y = (x - mean) / sqrt(variance + epsilon) * gamma + beta, where x may be input + skip + bias (each optional). Gamma and
 //! beta are indexed by (row % period) * group + column / span, so that rows can be groups of channels.
 //!
-//! A row that fits the registers of a block is read once, while the row before it is worked on. A longer row is cut into
-//! parts: `norm_moments` finds each part's mean and sum of squares around it, `norm_apply` joins them and normalises.
+//! A row that fits the registers of a block is read once, while the row before it or other blocks' rows are worked on. A
+//! longer row is cut into parts: `norm_moments` finds each part's mean and sum of squares around it, `norm_apply` joins them
+//! and normalises.
 
 struct NormParams {
     u32 rows, columns;
@@ -97,6 +98,44 @@ __device__ __forceinline__ void normalize_row(S *y, S *sum_out, T *mean_out, T *
             write_row<T, S, V>(y + base + column, x[r], mean, deviation, of, p, channel, column);
         }
         now = next;
+    }
+}
+
+// A block a row, which it holds as it lies in memory: that leaves registers for other blocks.
+template <class T, class S, int V, int R, int LANES>
+__device__ __forceinline__ void normalize_packed(S *y, T *mean_out, T *deviation_out, const NormOperands<S> &of,
+                                                 const NormParams &p) {
+    __shared__ T space[2][RowJoint<T, LANES>::WAVES];
+    begin_kernel();
+    RowJoint<T, LANES> joint = {space, 0};
+    HeldRow<S, V, R, LANES> held;
+    for (u32 row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        i64 base = (i64)row * p.columns;
+        held.read(of.input + base, p.columns);
+        T x[V], mean = (T)0, squares = (T)0;
+        _Pragma("unroll") for (int r = 0; r < R; r++) {
+            if (held.column(r) >= p.columns) continue;
+            open_pack<T, S, V>(x, held.at[r]);
+            _Pragma("unroll") for (int i = 0; i < V; i++) mean += x[i];
+        }
+        mean = p.is_centred ? joint.over(mean, Added()) / (T)p.columns : (T)0;
+        _Pragma("unroll") for (int r = 0; r < R; r++) {
+            if (held.column(r) >= p.columns) continue;
+            open_pack<T, S, V>(x, held.at[r]);
+            _Pragma("unroll") for (int i = 0; i < V; i++) squares += (x[i] - mean) * (x[i] - mean);
+        }
+        T deviation = r_rsqrt(joint.over(squares, Added()) / (T)p.columns + (T)p.epsilon);
+        if (threadIdx.x == 0) {
+            if (mean_out) mean_out[row] = mean;
+            if (deviation_out) deviation_out[row] = deviation;
+        }
+        u32 channel = p.group ? (row % p.period) * p.group : 0;
+        _Pragma("unroll") for (int r = 0; r < R; r++) {
+            u32 column = held.column(r);
+            if (column >= p.columns) continue;
+            open_pack<T, S, V>(x, held.at[r]);
+            write_row<T, S, V>(y + base + column, x, mean, deviation, of, p, channel, column);
+        }
     }
 }
 
@@ -207,6 +246,12 @@ __device__ __forceinline__ void norm_apply(S *y, S *sum_out, T *mean_out, T *dev
 #define NORM_ROWS(SUFFIX, T, S, V, R, LANES, THREADS)                  \
     NORM_ROW(SUFFIX, T, S, V, R, LANES, THREADS, normalize, false)     \
     NORM_ROW(SUFFIX, T, S, V, R, LANES, THREADS, add_normalize, true)
+// Many of the longest rows, where there is neither a skip nor a bias.
+#define NORM_PACKED(SUFFIX, T, S, V, R, LANES, BLOCKS)                                                                \
+    extern "C" __global__ void __launch_bounds__(LANES, BLOCKS)                                                       \
+        normalize_row##LANES##_##SUFFIX##_v##V##x##R(NORM_RESULTS, NORM_INPUTS, const __grid_constant__ NormParams p) { \
+        normalize_packed<T, S, V, R, LANES>((S *)y, (T *)mean_out, (T *)deviation_out, NORM_OPERANDS(S), p);          \
+    }
 #define NORM_PARTS(SUFFIX, T, S, V)                                                                                   \
     extern "C" __global__ void __launch_bounds__(256)                                                                 \
         norm_moments_##SUFFIX##_v##V(void *parts, NORM_INPUTS, const __grid_constant__ NormParams p) {                \
@@ -239,6 +284,8 @@ __device__ __forceinline__ void norm_apply(S *y, S *sum_out, T *mean_out, T *dev
 NORM_WIDE(f32, float, 4, 2, 4)
 NORM_WIDE(f16, f16, 8, 1, 2)
 NORM_WIDE(bf16, bf16, 8, 1, 2)
+NORM_PACKED(f16, float, f16, 8, 8, 256, 3)
+NORM_PACKED(bf16, float, bf16, 8, 8, 256, 3)
 NORM_ODD(f32, float, float)
 NORM_ODD(f16, float, f16)
 NORM_ODD(bf16, float, bf16)

@@ -1,18 +1,29 @@
 //! Softmax and log-softmax along one axis, computed in f32 (f64 for doubles).
 //!
-//! Everything is read once where registers hold it. A row wider than a block is shared by blocks that wait for each other's
-//! maxima and sums. Short rows that are not whole packs go through shared memory together. An axis that is not the innermost
-//! is worked on in packs of neighbouring lines.
+//! Everything is read once where registers hold it. Short rows that are not whole packs go through shared memory together, and
+//! so do short axes that are not the innermost and whose lines are not whole packs. Other axes that are not the innermost are
+//! worked on in packs of neighbouring lines.
 
 __device__ __forceinline__ float r_log(float x) { return logf(x); }
 __device__ __forceinline__ double r_log(double x) { return log(x); }
 
 template <class T> __device__ __forceinline__ T lowest() { return -(T)__uint_as_float(0x7f800000u); }
 
-// e^x as precisely as results of type S need it.
+// Exponentials e^(x - top), as precisely as results of type S need them; where there is nothing but minus infinity so far, no
+// distance to the top is a number, and they are 0.
 template <class S> struct Exponential {
-    static __device__ __forceinline__ float of(float x) { return sizeof(S) == 2 ? exp2f(x * 1.44269504f) : expf(x); }
-    static __device__ __forceinline__ double of(double x) { return exp(x); }
+    static constexpr float LOG2_E = 1.44269504f;
+
+    // What stands for a top.
+    static __device__ __forceinline__ float origin(float top) {
+        float from = top == lowest<float>() ? 0.0f : top;
+        return sizeof(S) == 2 ? from * LOG2_E : from;
+    }
+    static __device__ __forceinline__ double origin(double top) { return top == lowest<double>() ? 0.0 : top; }
+    static __device__ __forceinline__ float of(float x, float origin) {
+        return sizeof(S) == 2 ? exp2_normal(fmaf(x, LOG2_E, -origin)) : expf(x - origin);
+    }
+    static __device__ __forceinline__ double of(double x, double origin) { return exp(x - origin); }
 };
 
 // The largest of some elements, and the sum of exponentials of their distances to it.
@@ -20,30 +31,32 @@ template <class T> struct Mass {
     T top, sum;
 };
 
-// What distances are taken from: where there is nothing but minus infinity so far, no distance to it is a number.
-template <class T> __device__ __forceinline__ T origin(T top) { return top == lowest<T>() ? (T)0 : top; }
-
 template <class S, class T> __device__ __forceinline__ Mass<T> join(Mass<T> a, Mass<T> b) {
-    T top = a.top > b.top ? a.top : b.top, from = origin(top);
-    return {top, a.sum * Exponential<S>::of(a.top - from) + b.sum * Exponential<S>::of(b.top - from)};
+    typedef Exponential<S> E;
+    T top = a.top > b.top ? a.top : b.top, origin = E::origin(top);
+    return {top, a.sum * E::of(a.top, origin) + b.sum * E::of(b.top, origin)};
 }
 
-// How elements become results: x * scale + shift, of exponentials of distances to the top or, for the logarithm, of distances.
-template <class T> struct Share {
-    T top, scale, shift;
+// How elements become results: exponentials of distances to the top times a factor or, for the logarithm, distances and a term.
+template <class S, class T> struct Share {
+    T top, origin, rest;
+    u32 is_log;
 
-    __device__ __forceinline__ Share(Mass<T> mass, u32 is_log) : top(mass.top) {
+    __device__ __forceinline__ Share(Mass<T> mass, u32 is_log)
+        : top(mass.top), origin(Exponential<S>::origin(mass.top)), is_log(is_log) {
         T sum = mass.sum + (mass.top - mass.top); // infinities make the row NaN
-        scale = is_log ? (T)1 : (T)1 / sum;
-        shift = is_log ? -r_log(sum) : (T)0;
+        rest = is_log ? -r_log(sum) : (T)1 / sum;
     }
-    template <class S, int V> __device__ __forceinline__ void write(S *to, const T (&x)[V], u32 is_log) const {
-        T y[V];
-        _Pragma("unroll") for (int i = 0; i < V; i++) {
-            T distance = x[i] - top;
-            y[i] = (is_log ? distance : Exponential<S>::of(distance)) * scale + shift;
+    // The result of an element whose exponential, or whose distance to the top for the logarithm, is known.
+    __device__ __forceinline__ T end(T begun) const { return is_log ? begun + rest : begun * rest; }
+
+    template <int V> __device__ __forceinline__ void write(S *to, T (&x)[V]) const {
+        if (is_log) {
+            _Pragma("unroll") for (int i = 0; i < V; i++) x[i] = x[i] - top + rest;
+        } else {
+            _Pragma("unroll") for (int i = 0; i < V; i++) x[i] = Exponential<S>::of(x[i], origin) * rest;
         }
-        write_pack<T, S, V>(to, y);
+        write_pack<T, S, V>(to, x);
     }
 };
 
@@ -51,6 +64,7 @@ template <class T> struct Share {
 template <class T, class S, int V, int R, int LANES>
 __device__ __forceinline__ void softmax_row(S *to, const S *from, u32 rows, u32 columns, u32 is_log) {
     constexpr u32 ROWS = LANES < 128 ? 256 / LANES : 1;
+    typedef Exponential<S> E;
     __shared__ T space[2][RowJoint<T, LANES>::WAVES];
     begin_kernel();
     RowJoint<T, LANES> joint = {space, 0};
@@ -68,153 +82,116 @@ __device__ __forceinline__ void softmax_row(S *to, const S *from, u32 rows, u32 
             _Pragma("unroll") for (int i = 0; i < V; i++) top = x[r][i] > top ? x[r][i] : top;
         }
         top = joint.over(top, Greater());
-        T sum = (T)0;
+        T sum = (T)0, origin = E::origin(top);
         _Pragma("unroll") for (int r = 0; r < R; r++) {
             if (now.column(r) >= columns) continue;
             _Pragma("unroll") for (int i = 0; i < V; i++) {
-                T distance = x[r][i] - top, exponential = Exponential<S>::of(distance);
+                T exponential = E::of(x[r][i], origin);
                 sum += exponential;
-                x[r][i] = is_log ? distance : exponential;
+                x[r][i] = is_log ? x[r][i] - top : exponential;
             }
         }
         sum = joint.over(sum, Added());
-        Share<T> share(Mass<T>{top, sum}, is_log);
+        Share<S, T> share(Mass<T>{top, sum}, is_log);
         S *target = to + place(first);
         _Pragma("unroll") for (int r = 0; r < R; r++) {
-            _Pragma("unroll") for (int i = 0; i < V; i++) x[r][i] = x[r][i] * share.scale + share.shift;
+            _Pragma("unroll") for (int i = 0; i < V; i++) x[r][i] = share.end(x[r][i]);
             if (now.column(r) < columns && first + own < rows) write_pack<T, S, V>(target + now.column(r), x[r]);
         }
         now = next;
     }
 }
 
-// A wave's worth of masses at a time; every wave joins them all.
-template <class S> __device__ __forceinline__ Mass<float> join_parts(const Mass<float> *masses, u32 parts) {
-    Mass<float> all = {lowest<float>(), 0.0f};
-    for (u32 i = threadIdx.x % WAVE; i < parts; i += WAVE) all = join<S>(all, masses[i]);
-    _Pragma("unroll") for (int mask = WAVE / 2; mask > 0; mask >>= 1)
-        all = join<S>(all, Mass<float>{exchange(all.top, mask), exchange(all.sum, mask)});
-    return all;
-}
-
-// What thread 0 of a block finds out about the blocks that share a row.
-#define PARTS_NOT_ALL 0 // some have not come: the last one writes for this one
-#define PARTS_ALL 1     // each writes what it holds
-#define PARTS_LAST 2    // this one is the last, and others have not waited: it writes the whole row
-
-// The blocks of a row meet. None waits for ever: where blocks run one after the other, the last one does the writing.
-// `counts`: of those that came, plus 2^16 for each that left; and of those that did not wait.
-__device__ __forceinline__ u32 meet(u32 *counts, u32 parts) {
-    __threadfence();
-    u32 earlier = atomicAdd(counts, 1u) & 0xffff, state = PARTS_ALL;
-    if (earlier + 1 == parts) {
-        __threadfence();
-        if (atomicAdd(counts + 1, 0u) > 0) state = PARTS_LAST;
-    } else {
-        u32 polls = 0;
-        while ((atomicAdd(counts, 0u) & 0xffff) < parts && ++polls < 1000) {}
-        if (polls == 1000) {
-            atomicAdd(counts + 1, 1u);
-            __threadfence();
-            if ((atomicAdd(counts, 0u) & 0xffff) < parts) state = PARTS_NOT_ALL;
+// Rows of a tile in shared memory, LANES threads and as many times K elements a row; the last of a thread's may be missing.
+template <class S, int LANES, int K>
+__device__ __forceinline__ void softmax_tile_rows(S *tile, u32 count, u32 columns, u32 is_log) {
+    typedef Exponential<S> E;
+    u32 lane = threadIdx.x % LANES;
+    bool has_last = lane + (K - 1) * LANES < columns;
+    // Lanes that exchange values stay together to the end, with or without a row.
+    for (u32 r = 0; r < count; r += 256 / LANES) {
+        u32 own = r + threadIdx.x / LANES;
+        bool has_row = own < count;
+        S *row = tile + own * columns + lane;
+        float x[K], top = lowest<float>(), sum = 0.0f;
+        _Pragma("unroll") for (int k = 0; k < K; k++) {
+            x[k] = lowest<float>();
+            if (has_row && (k < K - 1 || has_last)) x[k] = widen<float>(row[k * LANES]);
+            top = fmaxf(top, x[k]);
         }
-    }
-    __threadfence();
-    return state;
-}
-
-// The last block to leave a row clears its counts for the next launch.
-__device__ __forceinline__ void leave(u32 *counts, u32 parts) {
-    if (atomicAdd(counts, 0x10000u) >> 16 == parts - 1) counts[0] = counts[1] = 0;
-}
-
-// Rows that several blocks share: PART_THREADS * R packs each. Blocks along x: parts of a row, along y: rows.
-template <class S, int V, int R>
-__device__ __forceinline__ void softmax_parts(S *to, Mass<float> *masses, u32 *counts, const S *from, u32 rows,
-                                              u32 columns, u32 is_log) {
-    __shared__ float space[2][PART_THREADS / WAVE];
-    __shared__ u32 state;
-    begin_kernel();
-    RowJoint<float, PART_THREADS> joint = {space, 0};
-    HeldRow<S, V, R, PART_THREADS> part;
-    u32 begin = blockIdx.x * PART_THREADS * V * R, left = columns - begin, parts = gridDim.x;
-    for (u32 row = blockIdx.y; row < rows; row += gridDim.y) {
-        const S *source = from + (i64)row * columns;
-        S *target = to + (i64)row * columns;
-        part.read(source + begin, left);
-        float x[V], top = lowest<float>(), sum = 0.0f;
-        _Pragma("unroll") for (int r = 0; r < R; r++) {
-            if (part.column(r) >= left) continue;
-            open_pack<float, S, V>(x, part.at[r]);
-            _Pragma("unroll") for (int i = 0; i < V; i++) top = x[i] > top ? x[i] : top;
+        top = over_lanes<LANES>(top, Greater());
+        float origin = E::origin(top);
+        _Pragma("unroll") for (int k = 0; k < K; k++) {
+            float exponential = E::of(x[k], origin);
+            sum += exponential;
+            x[k] = is_log ? x[k] - top : exponential;
         }
-        top = joint.over(top, Greater());
-        float zero = origin(top);
-        _Pragma("unroll") for (int r = 0; r < R; r++) {
-            if (part.column(r) >= left) continue;
-            open_pack<float, S, V>(x, part.at[r]);
-            _Pragma("unroll") for (int i = 0; i < V; i++) sum += Exponential<S>::of(x[i] - zero);
-        }
-        sum = joint.over(sum, Added());
-        if (threadIdx.x == 0) {
-            masses[(i64)row * parts + blockIdx.x] = Mass<float>{top, sum};
-            state = meet(counts + row * 2, parts);
-        }
-        __syncthreads();
-        Share<float> share(join_parts<S>(masses + (i64)row * parts, parts), is_log);
-        if (state == PARTS_ALL) {
-            _Pragma("unroll") for (int r = 0; r < R; r++) {
-                if (part.column(r) >= left) continue;
-                open_pack<float, S, V>(x, part.at[r]);
-                share.write(target + begin + part.column(r), x, is_log);
-            }
-        } else if (state == PARTS_LAST) {
-            for (u32 column = threadIdx.x * V; column < columns; column += PART_THREADS * V) {
-                open_pack<float, S, V>(x, load_raw<S, V>(source + column));
-                share.write(target + column, x, is_log);
-            }
-        }
-        __syncthreads();
-        if (threadIdx.x == 0) leave(counts + row * 2, parts);
+        sum = over_lanes<LANES>(sum, Added());
+        Share<S, float> share(Mass<float>{top, sum}, is_log);
+        _Pragma("unroll") for (int k = 0; k < K; k++)
+            if (has_row && (k < K - 1 || has_last)) row[k * LANES] = Narrow<S>::from(share.end(x[k]));
     }
 }
 
-// Short rows, `tile_rows` of them a block: whole packs between global and shared memory, LANES threads a row in between.
+// Short rows, `tile_rows` of them a block: whole packs between global and shared memory.
 template <class S, int V, int LANES>
 __device__ __forceinline__ void softmax_tile(S *to, const S *from, u32 rows, u32 columns, u32 tile_rows, u32 is_log) {
-    constexpr int K = 8;
     __shared__ Pack<S, TILE_BYTES / sizeof(S)> tile;
     begin_kernel();
     u32 first = blockIdx.x * tile_rows, count = rows - first < tile_rows ? rows - first : tile_rows;
     i64 base = (i64)first * columns;
     move_tile<S, V>(tile.at, from + base, count * columns);
     __syncthreads();
-    u32 lane = threadIdx.x % LANES;
-    // Lanes that exchange values stay together to the end, with or without a row.
-    for (u32 r = 0; r < count; r += 256 / LANES) {
-        u32 own = r + threadIdx.x / LANES;
-        S *row = tile.at + (own < count ? own : 0) * columns + lane;
-        float x[K], top = lowest<float>(), sum = 0.0f;
-        _Pragma("unroll") for (int k = 0; k < K; k++) {
-            x[k] = lowest<float>();
-            if (own < count && lane + k * LANES < columns) x[k] = widen<float>(row[k * LANES]);
-            top = x[k] > top ? x[k] : top;
-        }
-        top = over_lanes<LANES>(top, Greater());
-        _Pragma("unroll") for (int k = 0; k < K; k++) {
-            if (k * LANES >= columns) continue;
-            float distance = x[k] - top, exponential = Exponential<S>::of(distance);
-            sum += lane + k * LANES < columns ? exponential : 0.0f;
-            x[k] = is_log ? distance : exponential;
-        }
-        sum = over_lanes<LANES>(sum, Added());
-        Share<float> share(Mass<float>{top, sum}, is_log);
-        _Pragma("unroll") for (int k = 0; k < K; k++)
-            if (own < count && lane + k * LANES < columns)
-                row[k * LANES] = Narrow<S>::from(x[k] * share.scale + share.shift);
+    switch ((columns + LANES - 1) / LANES) {
+    case 1: softmax_tile_rows<S, LANES, 1>(tile.at, count, columns, is_log); break;
+    case 2: softmax_tile_rows<S, LANES, 2>(tile.at, count, columns, is_log); break;
+    case 3: softmax_tile_rows<S, LANES, 3>(tile.at, count, columns, is_log); break;
+    case 4: softmax_tile_rows<S, LANES, 4>(tile.at, count, columns, is_log); break;
+    case 5: softmax_tile_rows<S, LANES, 5>(tile.at, count, columns, is_log); break;
+    case 6: softmax_tile_rows<S, LANES, 6>(tile.at, count, columns, is_log); break;
+    case 7: softmax_tile_rows<S, LANES, 7>(tile.at, count, columns, is_log); break;
+    default: softmax_tile_rows<S, LANES, 8>(tile.at, count, columns, is_log);
     }
     __syncthreads();
     move_tile<S, V>(to + base, tile.at, count * columns);
+}
+
+// A short axis that is not the innermost: `slabs` whole [axis, inner] a block, in shared memory. As many threads work on a line
+// as there are for all.
+template <class S, int V>
+__device__ __forceinline__ void softmax_slab(S *to, const S *from, u32 outer, u32 axis, u32 inner, u32 slabs, u32 is_log) {
+    typedef Exponential<S> E;
+    __shared__ Pack<S, TILE_BYTES / sizeof(S)> tile;
+    __shared__ float tops[256], sums[256];
+    begin_kernel();
+    u32 first = blockIdx.x * slabs, count = outer - first < slabs ? outer - first : slabs;
+    u32 slab = axis * inner, lines = count * inner, parts = 256 / lines, step = parts * inner;
+    i64 base = (i64)first * slab;
+    move_tile<S, V>(tile.at, from + base, count * slab);
+    __syncthreads();
+    u32 part = threadIdx.x / lines, line = threadIdx.x - part * lines, own = line / inner;
+    S *begin = tile.at + own * slab + (line - own * inner) + part * inner;
+    S *end = part < parts ? tile.at + (own + 1) * slab : begin;
+    float top = lowest<float>(), sum = 0.0f;
+    _Pragma("unroll 4") for (S *at = begin; at < end; at += step) top = fmaxf(top, widen<float>(*at));
+    tops[threadIdx.x] = top;
+    __syncthreads();
+    for (u32 p = 0; p < parts; p++) top = fmaxf(top, tops[p * lines + line]);
+    float origin = E::origin(top);
+    _Pragma("unroll 4") for (S *at = begin; at < end; at += step) sum += E::of(widen<float>(*at), origin);
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    sum = 0.0f;
+    for (u32 p = 0; p < parts; p++) sum += sums[p * lines + line];
+    Share<S, float> share(Mass<float>{top, sum}, is_log);
+    if (is_log) {
+        for (S *at = begin; at < end; at += step) *at = Narrow<S>::from(widen<float>(*at) - top + share.rest);
+    } else {
+        _Pragma("unroll 4") for (S *at = begin; at < end; at += step)
+            *at = Narrow<S>::from(E::of(widen<float>(*at), origin) * share.rest);
+    }
+    __syncthreads();
+    move_tile<S, V>(to + base, tile.at, count * slab);
 }
 
 // Values of V lines, combined over the THREADS / X threads that work on them.
@@ -243,6 +220,7 @@ __device__ __forceinline__ void over_lines(T (&v)[V], LineSpace<T, V, X, THREADS
 template <class T, class S, int V, int R, int X, int THREADS>
 __device__ __forceinline__ void softmax_lines(S *to, const S *from, u32 outer, u32 axis, u32 inner, u32 is_log) {
     constexpr u32 Y = THREADS / X;
+    typedef Exponential<S> E;
     __shared__ LineSpace<T, V, X, THREADS> tops, sums;
     begin_kernel();
     u32 pack = blockIdx.x * X + threadIdx.x % X, y = threadIdx.x / X, across = inner / V;
@@ -268,26 +246,29 @@ __device__ __forceinline__ void softmax_lines(S *to, const S *from, u32 outer, u
                 T v = widen<T>(held[r].at(i));
                 top[i] = v > top[i] ? v : top[i];
             }
-            T zero = origin(top[i]);
-            if (turn > 0) sum[i] *= Exponential<S>::of(before - zero);
-            _Pragma("unroll") for (int r = 0; r < R; r++) sum[i] += Exponential<S>::of(widen<T>(held[r].at(i)) - zero);
+            T origin = E::origin(top[i]);
+            if (turn > 0) sum[i] *= E::of(before, origin);
+            _Pragma("unroll") for (int r = 0; r < R; r++) sum[i] += E::of(widen<T>(held[r].at(i)), origin);
         }
     }
     _Pragma("unroll") for (int i = 0; i < V; i++) all[i] = top[i];
     over_lines<T, V, X, THREADS>(all, tops, Greater());
-    _Pragma("unroll") for (int i = 0; i < V; i++) sum[i] *= Exponential<S>::of(top[i] - origin(all[i]));
+    _Pragma("unroll") for (int i = 0; i < V; i++) sum[i] *= E::of(top[i], E::origin(all[i]));
     over_lines<T, V, X, THREADS>(sum, sums, Added());
     _Pragma("unroll") for (int i = 0; i < V; i++) {
-        Share<T> share(Mass<T>{all[i], sum[i]}, is_log);
-        top[i] = share.top, sum[i] = is_log ? share.shift : share.scale;
+        Share<S, T> share(Mass<T>{all[i], sum[i]}, is_log);
+        top[i] = is_log ? share.top : share.origin, sum[i] = share.rest;
     }
     for (u32 turn = turns; turn-- > 0;) {
         if (turn + 1 < turns) read(turn);
         _Pragma("unroll") for (int r = 0; r < R; r++) {
             T x[V];
             open_pack<T, S, V>(x, held[r]);
-            _Pragma("unroll") for (int i = 0; i < V; i++)
-                x[i] = is_log ? x[i] - top[i] + sum[i] : Exponential<S>::of(x[i] - top[i]) * sum[i];
+            if (is_log) {
+                _Pragma("unroll") for (int i = 0; i < V; i++) x[i] = x[i] - top[i] + sum[i];
+            } else {
+                _Pragma("unroll") for (int i = 0; i < V; i++) x[i] = E::of(x[i], top[i]) * sum[i];
+            }
             if (has(turn, r)) write_pack<T, S, V>(to + base + (i64)row_of(turn, r) * inner, x);
         }
     }
@@ -298,28 +279,27 @@ __device__ __forceinline__ void softmax_lines(S *to, const S *from, u32 outer, u
         softmax_row##LANES##_##SUFFIX##_v##V##x##R(void *to, const void *from, u32 rows, u32 columns, u32 is_log) { \
         softmax_row<T, S, V, R, LANES>((S *)to, (const S *)from, rows, columns, is_log);                         \
     }
-#define SOFTMAX_PARTS(SUFFIX, S, V, R)                                                                           \
-    extern "C" __global__ void __launch_bounds__(PART_THREADS, 1024 / PART_THREADS)                              \
-        softmax_parts_##SUFFIX##_v##V##x##R(void *to, void *masses, void *counts, const void *from, u32 rows,    \
-                                      u32 columns, u32 is_log) {                                                 \
-        softmax_parts<S, V, R>((S *)to, (Mass<float> *)masses, (u32 *)counts, (const S *)from, rows, columns,    \
-                               is_log);                                                                          \
-    }
 #define SOFTMAX_TILE(SUFFIX, S, V, LANES)                                                                        \
     extern "C" __global__ void __launch_bounds__(256)                                                            \
         softmax_tile##LANES##_##SUFFIX(void *to, const void *from, u32 rows, u32 columns, u32 tile_rows,         \
                                        u32 is_log) {                                                             \
         softmax_tile<S, V, LANES>((S *)to, (const S *)from, rows, columns, tile_rows, is_log);                   \
     }
-#define SOFTMAX_LINE(SUFFIX, T, S, V, R, X, THREADS)                                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                        \
-        softmax_lines##X##x##THREADS##_##SUFFIX##_v##V##x##R(void *to, const void *from, u32 outer, u32 axis,          \
-                                                       u32 inner, u32 is_log) {                                  \
+#define SOFTMAX_SLAB(SUFFIX, S, V)                                                                               \
+    extern "C" __global__ void __launch_bounds__(256)                                                            \
+        softmax_slab_##SUFFIX(void *to, const void *from, u32 outer, u32 axis, u32 inner, u32 slabs, u32 is_log) { \
+        softmax_slab<S, V>((S *)to, (const S *)from, outer, axis, inner, slabs, is_log);                         \
+    }
+// BOUNDS: threads of a block and, where that helps, the blocks that a processor should hold at once.
+#define SOFTMAX_LINE(SUFFIX, T, S, V, R, X, THREADS, BOUNDS)                                                     \
+    extern "C" __global__ void __launch_bounds__ BOUNDS                                                          \
+        softmax_lines##X##x##THREADS##_##SUFFIX##_v##V##x##R(void *to, const void *from, u32 outer, u32 axis,    \
+                                                             u32 inner, u32 is_log) {                            \
         softmax_lines<T, S, V, R, X, THREADS>((S *)to, (const S *)from, outer, axis, inner, is_log);             \
     }
 
-// ONE, TWO: packs of V elements that a thread of a row reads. LAST: what one of the longest lines does.
-#define SOFTMAX_WIDE(SUFFIX, S, V, ONE, TWO, LAST)        \
+// ONE, TWO: packs of V elements that a thread of a row reads.
+#define SOFTMAX_WIDE(SUFFIX, S, V, ONE, TWO)              \
     SOFTMAX_ROW(SUFFIX, float, S, V, ONE, 8, 256)         \
     SOFTMAX_ROW(SUFFIX, float, S, V, TWO, 8, 256)         \
     SOFTMAX_ROW(SUFFIX, float, S, V, ONE, 32, 256)        \
@@ -329,27 +309,29 @@ __device__ __forceinline__ void softmax_lines(S *to, const S *from, u32 outer, u
     SOFTMAX_ROW(SUFFIX, float, S, V, TWO, 256, 256)       \
     SOFTMAX_ROW(SUFFIX, float, S, V, TWO, 512, 512)       \
     SOFTMAX_ROW(SUFFIX, float, S, V, TWO, 1024, 1024)     \
-    SOFTMAX_PARTS(SUFFIX, S, V, 2)                        \
-    SOFTMAX_PARTS(SUFFIX, S, V, 8)                        \
-    SOFTMAX_PARTS(SUFFIX, S, 1, 8)                        \
     SOFTMAX_TILE(SUFFIX, S, V, 8)                         \
     SOFTMAX_TILE(SUFFIX, S, V, 32)                        \
-    SOFTMAX_LINE(SUFFIX, float, S, V, 8, 32, 128)         \
-    SOFTMAX_LINE(SUFFIX, float, S, V, 4, 8, 128)          \
-    SOFTMAX_LINE(SUFFIX, float, S, V, 8, 8, 128)          \
-    SOFTMAX_LINE(SUFFIX, float, S, V, 8, 8, 256)          \
-    SOFTMAX_LINE(SUFFIX, float, S, V, 8, 8, 512)          \
-    SOFTMAX_LINE(SUFFIX, float, S, V, LAST, 8, 1024)
+    SOFTMAX_SLAB(SUFFIX, S, V)                            \
+    SOFTMAX_LINE(SUFFIX, float, S, V, 8, 32, 128, (128))  \
+    SOFTMAX_LINE(SUFFIX, float, S, V, 8, 8, 128, (128))   \
+    SOFTMAX_LINE(SUFFIX, float, S, V, 8, 8, 256, (256))   \
+    SOFTMAX_LINE(SUFFIX, float, S, V, 8, 8, 512, (512))
 #define SOFTMAX_ODD(SUFFIX, T, S)                         \
     SOFTMAX_ROW(SUFFIX, T, S, 1, 4, 32, 256)              \
     SOFTMAX_ROW(SUFFIX, T, S, 1, 4, 128, 128)             \
     SOFTMAX_ROW(SUFFIX, T, S, 1, 8, 256, 256)             \
-    SOFTMAX_LINE(SUFFIX, T, S, 1, 8, 32, 256)             \
-    SOFTMAX_LINE(SUFFIX, T, S, 1, 8, 32, 1024)
+    SOFTMAX_LINE(SUFFIX, T, S, 1, 8, 32, 256, (256))      \
+    SOFTMAX_LINE(SUFFIX, T, S, 1, 8, 32, 1024, (1024))
 
-SOFTMAX_WIDE(f32, float, 4, 2, 4, 8)
-SOFTMAX_WIDE(f16, f16, 8, 1, 2, 4)
-SOFTMAX_WIDE(bf16, bf16, 8, 1, 2, 4)
+SOFTMAX_WIDE(f32, float, 4, 2, 4)
+SOFTMAX_WIDE(f16, f16, 8, 1, 2)
+SOFTMAX_WIDE(bf16, bf16, 8, 1, 2)
+SOFTMAX_LINE(f32, float, float, 4, 4, 8, 128, (128))
+SOFTMAX_LINE(f16, float, f16, 8, 4, 16, 256, (256, 4))
+SOFTMAX_LINE(bf16, float, bf16, 8, 4, 16, 256, (256, 4))
+SOFTMAX_LINE(f32, float, float, 4, 8, 8, 1024, (1024))
+SOFTMAX_LINE(f16, float, f16, 8, 4, 8, 1024, (1024))
+SOFTMAX_LINE(bf16, float, bf16, 8, 4, 8, 1024, (1024))
 SOFTMAX_ODD(f32, float, float)
 SOFTMAX_ODD(f16, float, f16)
 SOFTMAX_ODD(bf16, float, bf16)

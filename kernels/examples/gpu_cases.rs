@@ -7,10 +7,13 @@
 use tenon_kernels::Result;
 use tenon_kernels::gpu::elementwise::{self, Class, Instruction, MapOp, MapOperand, Program, Source};
 use tenon_kernels::gpu::layout::{self, StridedCopy, contiguous};
+use tenon_kernels::gpu::order::{self, Lines, Scan};
 use tenon_kernels::gpu::product::{self, Activation, Conv};
+use tenon_kernels::gpu::quantize::{Granularity, Linear, Rules, Sharing};
 use tenon_kernels::gpu::reduce::{self, Reduction};
 use tenon_kernels::gpu::rows::{self, RowNorm, RowNormOperands};
 use tenon_kernels::gpu::scalar::Scalar;
+use tenon_kernels::gpu::signal::{Place, Transform};
 use tenon_kernels::gpu::{Arg, Plan};
 
 /// Bytes of the largest operand of a timed case.
@@ -27,6 +30,9 @@ fn main() -> Result<()> {
         cases.reductions()?;
         cases.layouts()?;
         cases.convolutions()?;
+        cases.signals()?;
+        cases.scans()?;
+        cases.codes()?;
     }
     Ok(())
 }
@@ -109,11 +115,16 @@ impl Cases {
     ) -> Result<()> {
         // Dense operands, or behind the first ones that are broadcast along rows or columns.
         let wider = if from.bytes() > to.bytes() { from } else { to };
-        for (shape, columns) in [("dense", 4096), ("row", 4096), ("column", 3136), ("odd", 4095)] {
+        // Few elements and many are started differently.
+        let small: &[usize] = if self.is_timed { &[0] } else { &[37, 401] };
+        let shapes = [("dense", 4096), ("row", 4096), ("column", 3136), ("odd", 4095)];
+        for ((shape, columns), rows) in
+            shapes.iter().flat_map(|&shape| small.iter().map(move |&rows| (shape, rows)))
+        {
             if (count == 1 && matches!(shape, "row" | "column")) || (self.is_timed && shape == "odd") {
                 continue;
             }
-            let total = self.large(wider, 37 * columns, columns);
+            let total = self.large(wider, rows * columns, columns);
             let dims = vec![total / columns, columns];
             let operands: Vec<MapOperand> = (0..count)
                 .map(|k| {
@@ -426,6 +437,89 @@ impl Cases {
                 let what = format!("\"op\": \"conv\", \"dims\": {row:?}");
                 self.print(format!("conv {row:?} {}", scalar.suffix()), &what, &operands, &plan);
             }
+        }
+        Ok(())
+    }
+
+    /// Half the spectra of frames that begin a quarter of their length apart.
+    fn signals(&self) -> Result<()> {
+        let small = [(5usize, 400usize), (3, 1), (4, 97), (2, 4096), (7, 360), (1, 6000), (2, 1021)];
+        let large = [(3000, 400), (1 << 15, 512), (1 << 14, 2048), (64, 1 << 16), (1000, 1021)];
+        let sizes = if self.is_timed { large.to_vec() } else { small.to_vec() };
+        for (scalar, (frames, size)) in [Scalar::F32, Scalar::F64, Scalar::F16]
+            .into_iter()
+            .flat_map(|scalar| sizes.iter().map(move |&size| (scalar, size)))
+        {
+            let (step, bins) = (size.div_ceil(4), size / 2 + 1);
+            let place = |inner, count, is_complex| Place {
+                outer: 0,
+                inner,
+                group: frames,
+                step: 1,
+                count,
+                is_complex,
+            };
+            let transform = Transform {
+                scalar,
+                signals: frames,
+                size,
+                from: place(step, size, false),
+                to: place(bins, bins, true),
+                is_inverse: false,
+                mirrors: false,
+                has_window: true,
+            };
+            let samples = (frames - 1) * step + size;
+            let operands = [(scalar, 2 * frames * bins), (scalar, samples), (scalar, size), (scalar, 0)];
+            let what = format!("\"op\": \"spectra\", \"dims\": [{frames}, {size}, {step}]");
+            self.print(
+                format!("spectra {frames}x{size} {}", scalar.suffix()),
+                &what,
+                &operands,
+                &transform.plan()?,
+            );
+        }
+        Ok(())
+    }
+
+    fn scans(&self) -> Result<()> {
+        let small = [[1usize, 20_001, 1], [3, 700, 5], [2, 9000, 1], [70, 33, 2], [1, 1, 4]];
+        let large = [[1, 1 << 20, 1], [1, 1 << 26, 1], [4096, 16_384, 1], [64, 1024, 1024]];
+        for (scalar, dims) in [Scalar::F32, Scalar::F16].into_iter().flat_map(|scalar| {
+            if self.is_timed { large.to_vec() } else { small.to_vec() }
+                .into_iter()
+                .map(move |dims| (scalar, dims))
+        }) {
+            let plan = order::scan(scalar, Lines::new(&dims, 1), Scan::default())?;
+            let (what, total) = (format!("\"op\": \"scan\", \"dims\": {dims:?}"), dims.iter().product());
+            let operands = [(scalar, total), (scalar, total)];
+            self.print(format!("scan {dims:?} {}", scalar.suffix()), &what, &operands, &plan);
+        }
+        Ok(())
+    }
+
+    /// Integers of 8 bits from floats with one scale for all, or one for each row.
+    fn codes(&self) -> Result<()> {
+        for (real, rows) in FLOATS.into_iter().flat_map(|real| [1usize, 37].map(|rows| (real, rows))) {
+            let columns = self.large(real, 37 * 4096, 37 * 4096) / rows;
+            let linear = Linear {
+                real,
+                code: Scalar::U8,
+                scale: Scalar::F32,
+                precision: Scalar::F32,
+                has_zero: true,
+                rules: Rules::default(),
+                granularity: Granularity { extents: [1, rows, columns], sharing: Sharing::Axis },
+            };
+            let total = rows * columns;
+            let operands = [(Scalar::U8, total), (real, total), (Scalar::F32, rows), (Scalar::U8, rows)];
+            let what = format!("\"op\": \"codes\", \"dims\": [{rows}, {columns}]");
+            self.print(
+                format!("codes {rows}x{columns} {}", real.suffix()),
+                &what,
+                &operands,
+                &linear.quantize()?,
+            );
         }
         Ok(())
     }

@@ -46,6 +46,8 @@ pub struct Arch {
     scalar: Vec<Text>,
     /// Primitives that come behind them where threads update one place.
     atomics: Text,
+    /// And where threads compute much with few numbers.
+    numbers: Text,
     operators: Vec<Operator>,
 }
 
@@ -98,7 +100,7 @@ impl Arch {
 
     /// What the build compiles for the family: one operator after the other.
     pub fn units(&self) -> Result<Vec<Unit>> {
-        let mut units = device::units(&self.scalar, self.atomics);
+        let mut units = device::units(&self.scalar, self.atomics, self.numbers);
         if self.has("matmul") {
             units.extend(matmul::units(self.name)?);
         }
@@ -168,6 +170,7 @@ fn read(name: &'static str) -> Result<Arch> {
         overlaps_launches: row.size_or("overlaps_launches", Some(0))? != 0,
         scalar: row.text("scalar")?.split_whitespace().map(|text| file(name, text)).collect::<Result<_>>()?,
         atomics: file(name, row.text("atomics")?)?,
+        numbers: file(name, row.text("numbers")?)?,
         operators: operators.map(|row| operator(name, row)).collect::<Result<_>>()?,
     })
 }

@@ -3,11 +3,12 @@
 use super::unit::{Text, Unit};
 use super::{
     attention, elementwise, index, integer, layout, loss, order, pool, product, quantize, recurrent, reduce,
-    rotary, rows, sampling, scatter, state, window,
+    region, rotary, rows, sampling, scatter, signal, state, window,
 };
 
-/// Units of all device kernels; `texts` are the arch's own scalar primitives, in order, `atomics` those for updates.
-pub(super) fn units(texts: &[Text], atomics: Text) -> Vec<Unit> {
+/// Units of all device kernels; `texts` are the arch's own scalar primitives, in order, `atomics` those for updates, `numbers`
+/// those of single numbers.
+pub(super) fn units(texts: &[Text], atomics: Text, numbers: Text) -> Vec<Unit> {
     let Some((&primitives, before)) = texts.split_last() else { return Vec::new() };
     let mut units = vec![
         index::unit(primitives),
@@ -15,6 +16,7 @@ pub(super) fn units(texts: &[Text], atomics: Text) -> Vec<Unit> {
         layout::unit(primitives),
         reduce::unit(primitives),
         pool::unit(primitives),
+        region::unit(primitives),
         quantize::unit(primitives),
         recurrent::unit(primitives),
         attention::plain::unit(primitives),
@@ -25,11 +27,12 @@ pub(super) fn units(texts: &[Text], atomics: Text) -> Vec<Unit> {
         loss::unit(primitives),
         order::unit(primitives, atomics),
         scatter::unit(primitives, atomics),
+        signal::unit(primitives),
         state::unit(primitives),
         window::unit(primitives),
     ];
-    units.extend(elementwise::units(primitives));
-    units.extend(rows::units(primitives));
+    units.extend(elementwise::units(primitives, numbers));
+    units.extend(rows::units(primitives, numbers));
     units.extend(product::units(primitives));
     for unit in &mut units {
         unit.texts.splice(0..0, before.iter().copied());

@@ -139,30 +139,25 @@ pub fn plan(program: &Program) -> Result<Plan> {
     if let Some(plan) = super::pointwise::plan(program, &dims, &strides, cost(program, total)) {
         return Ok(plan);
     }
-    let kernel = Interpreter::new(program, dims[0], total);
-    let lanes = kernel.lanes;
-    let is_vector = |k: usize| {
-        let (own, operand, lanes) = (&strides[k], &program.operands[k], lanes as i64);
-        lanes > 1
-            && own[0] == 1
-            && operand.offset % lanes == 0
-            && own[1..].iter().all(|stride| stride % lanes == 0)
+    let order = order_of(program);
+    let program = &Program {
+        operands: order.iter().map(|&k| program.operands[k].clone()).collect(),
+        code: program.code.iter().map(|code| renumbered(*code, &order)).collect(),
+        ..program.clone()
     };
+    let strides: Vec<Vec<i64>> = order.iter().map(|&k| strides[k].clone()).collect();
+    let kernel = Interpreter::new(program, &strides, dims[0], total);
     let mut args = vec![Arg::Pointer { operand: 0, offset_bytes: 0 }];
-    for k in 0..OPERANDS {
-        args.push(match program.operands.get(k) {
-            Some(operand) => Arg::Pointer {
-                operand: 1 + k,
-                offset_bytes: operand.offset as u64 * operand.scalar.bytes() as u64,
-            },
-            None => Arg::I64(0),
-        });
-    }
-    args.push(parameters(program, total, &dims, &strides, is_vector));
+    args.extend(order.iter().zip(&program.operands).map(|(&k, operand)| Arg::Pointer {
+        operand: 1 + k,
+        offset_bytes: operand.offset as u64 * operand.scalar.bytes() as u64,
+    }));
+    args.resize(1 + OPERANDS, Arg::I64(0));
+    args.push(parameters(program, &kernel, total, &dims, &strides));
     Ok(Plan {
         launches: vec![Launch {
-            symbol: format!("elementwise_{}_v{lanes}", kernel.name),
-            grid: [blocks((total / lanes).div_ceil(kernel.packs)), 1, 1],
+            symbol: format!("elementwise_{}_v{}", kernel.name, kernel.lanes),
+            grid: [blocks((total / kernel.lanes).div_ceil(kernel.packs)), 1, 1],
             block: [scalar::THREADS, 1, 1],
             cluster: [1, 1, 1],
             shared_bytes: 0,
@@ -174,21 +169,68 @@ pub fn plan(program: &Program) -> Result<Plan> {
     })
 }
 
-/// True when the kernels for light programs take it: floats, no temporary, and the operators that they know.
+/// The operands, the one in front that the accumulator begins as.
+fn order_of(program: &Program) -> Vec<usize> {
+    let first = program.code.first().map(|code| code.source);
+    let mut order: Vec<usize> = (0..program.operands.len()).collect();
+    order.sort_by_key(|&k| first != Some(Source::Operand(k as u8)));
+    order
+}
+
+fn renumbered(code: Instruction, order: &[usize]) -> Instruction {
+    let source = match code.source {
+        Source::Operand(k) => {
+            Source::Operand(order.iter().position(|&other| other == usize::from(k)).unwrap_or(0) as u8)
+        }
+        source => source,
+    };
+    Instruction { source, ..code }
+}
+
+/// True when `lanes` neighbours of an operand can be read at once. `own`: its strides, innermost first.
+fn is_vector(operand: &MapOperand, own: &[i64], lanes: usize) -> bool {
+    let lanes = lanes as i64;
+    lanes > 1
+        && own[0] == 1
+        && operand.offset % lanes == 0
+        && own[1..].iter().all(|stride| stride % lanes == 0)
+}
+
+/// How many operands a light program reads before it starts, counted from the first: `lanes` neighbours of each, or one
+/// element that they share.
+fn ahead(program: &Program, strides: &[Vec<i64>], lanes: usize) -> usize {
+    let is_ahead = |(operand, own): &(&MapOperand, &Vec<i64>)| {
+        operand.scalar.is_float() && (own[0] == 0 || is_vector(operand, own, lanes))
+    };
+    program.operands.iter().zip(strides).take(AHEAD).take_while(is_ahead).count()
+}
+
+/// True when the kernels for light programs take it: floats, no temporary, operand 0 in the accumulator first, and then
+/// the operators that they know.
 fn is_light(program: &Program) -> bool {
     let mut scalars = program.operands.iter().map(|operand| operand.scalar).chain([program.output]);
+    let Some((first, rest)) = program.code.split_first() else { return false };
+    let is_known = |code: &Instruction| match code.source {
+        Source::Temp(_) => false,
+        Source::Operand(_) => is_pair(code.op),
+        _ => is_quick(code.op) || is_slow(code.op),
+    };
     program.class == Class::F32
         && scalars.all(Scalar::is_float)
-        && program
-            .code
-            .iter()
-            .all(|code| (is_quick(code.op) || is_slow(code.op)) && !matches!(code.source, Source::Temp(_)))
+        && (first.op, first.source) == (MapOp::Move, Source::Operand(0))
+        && rest.iter().all(is_known)
+}
+
+/// Operators of light programs that take operands.
+fn is_pair(op: MapOp) -> bool {
+    use MapOp::*;
+    matches!(op, Add | Subtract | ReverseSubtract | Multiply | Divide | ReverseDivide | Max | Min)
 }
 
 /// Operators of light programs.
 fn is_quick(op: MapOp) -> bool {
     use MapOp::*;
-    matches!(op, Move | Add | Subtract | ReverseSubtract | Multiply | Max | Min | Negate | Absolute)
+    matches!(op, Add | Subtract | ReverseSubtract | Multiply | Max | Min | Negate | Absolute)
         || matches!(op, Exp | Sigmoid | Silu | Gelu | GeluTanh | ToF16 | ToBf16 | ToF32)
 }
 
@@ -200,30 +242,42 @@ fn is_slow(op: MapOp) -> bool {
 
 /// The kernel that runs a program.
 struct Interpreter {
-    name: &'static str,
+    name: String,
     /// Neighbours that a thread computes at a time, and how many such packs it does.
     lanes: usize,
     packs: usize,
+    /// Operands that are read before the program starts, of a light one.
+    ahead: usize,
 }
 
 impl Interpreter {
-    /// Packs of eight where 16 bytes hold them, once that leaves threads enough to hide the reads.
-    fn new(program: &Program, inner: usize, total: usize) -> Interpreter {
+    /// Packs of 16 bytes, and several of them, once that leaves threads enough to hide the reads.
+    fn new(program: &Program, strides: &[Vec<i64>], inner: usize, total: usize) -> Interpreter {
         let scalars = || program.operands.iter().map(|operand| operand.scalar).chain([program.output]);
-        let is_light = is_light(program) && inner.is_multiple_of(4);
-        let is_wide = is_light && total >= WIDE_TOTAL && inner.is_multiple_of(8);
+        let light = |name: &str, lanes: usize, packs: usize| {
+            let ahead = ahead(program, strides, lanes);
+            let fits = is_light(program) && inner.is_multiple_of(lanes) && ahead > 0;
+            fits.then(|| Interpreter { name: format!("light{name}"), lanes, packs, ahead })
+        };
+        let is_large = total >= WIDE_TOTAL;
+        let is_quick = program.code.iter().skip(1).all(|code| is_quick(code.op));
+        let is_uniform = scalars().all(|scalar| scalar == program.output);
         let is_short = scalars().all(|scalar| scalar.bytes() == 2);
-        if is_wide && is_short && program.code.iter().all(|code| is_quick(code.op)) {
-            return Interpreter { name: "light_short", lanes: 8, packs: 2 };
-        }
-        if is_wide && scalars().any(|scalar| scalar.bytes() == 2) {
-            return Interpreter { name: "light", lanes: 8, packs: 1 };
-        }
-        if is_light {
-            return Interpreter { name: "light", lanes: 4, packs: 1 };
-        }
-        let lanes = if program.class != Class::F64 && inner.is_multiple_of(4) { 4 } else { 1 };
-        Interpreter { name: program.class.suffix(), lanes, packs: 1 }
+        let is_mixed = scalars().any(|scalar| scalar.bytes() == 2);
+        let uniform = || {
+            let kernel = light(&format!("_{}", program.output.suffix()), 16 / program.output.bytes(), 2);
+            kernel.filter(|kernel| kernel.ahead == program.operands.len())
+        };
+        let tries: [(bool, &dyn Fn() -> Option<Interpreter>); 4] = [
+            (is_large && is_quick && is_uniform, &uniform),
+            (is_large && is_quick && is_short, &|| light("_short", 8, 2)),
+            (is_large && is_mixed, &|| light("", 8, 1)),
+            (true, &|| light("", 4, 1)),
+        ];
+        tries.iter().filter(|(is_apt, _)| *is_apt).find_map(|(_, kernel)| kernel()).unwrap_or_else(|| {
+            let lanes = if program.class != Class::F64 && inner.is_multiple_of(4) { 4 } else { 1 };
+            Interpreter { name: program.class.suffix().into(), lanes, packs: 1, ahead: 0 }
+        })
     }
 }
 
@@ -258,10 +312,10 @@ const PLACE_COLUMN: u8 = 4;
 
 fn parameters(
     program: &Program,
+    kernel: &Interpreter,
     total: usize,
     dims: &[usize],
     strides: &[Vec<i64>],
-    is_vector: impl Fn(usize) -> bool,
 ) -> Arg {
     let divisions: Vec<(u32, u32)> = dims.iter().map(|&dim| division(dim as u32)).collect();
     let mut structure = Structure::default()
@@ -278,8 +332,11 @@ fn parameters(
     for k in 0..OPERANDS {
         structure = structure.u8(program.operands.get(k).map_or(0, |operand| operand.scalar as u8));
     }
+    let is_vector = |k: usize| {
+        program.operands.get(k).is_some_and(|operand| is_vector(operand, &strides[k], kernel.lanes))
+    };
     for k in 0..OPERANDS {
-        structure = structure.u8((k < program.operands.len() && is_vector(k)).into());
+        structure = structure.u8(is_vector(k).into());
     }
     let place = |k: usize| match strides.get(k) {
         Some(own) if *own == super::layout::contiguous_inner_first(dims) => PLACE_DENSE,
@@ -292,31 +349,33 @@ fn parameters(
     for k in 0..OPERANDS {
         structure = structure.u8(place(k));
     }
-    let is_ahead = |k: &usize| {
-        let is_float = program.operands.get(*k).is_some_and(|operand| operand.scalar.is_float());
-        is_float && (is_vector(*k) || strides[*k][0] == 0)
-    };
-    let ahead = (0..AHEAD).take_while(is_ahead).count();
     let places = || (0..OPERANDS).map(place);
     let positions = match () {
         () if places().any(|place| place == PLACE_STRIDED) => 2,
         () => u8::from(places().any(|place| !matches!(place, PLACE_DENSE | PLACE_FRONT))),
     };
-    structure = structure.u8(program.output as u8).u8(program.code.len() as u8).u8(positions).u8(ahead as u8);
-    for code in &program.code {
-        let (kind, index) = match code.source {
-            Source::None => (0, 0),
-            Source::Operand(index) => (1, index),
-            Source::Temp(index) => (2, index),
-            Source::Constant(index) => (3, index),
-        };
-        let has_temp = matches!(code.op, MapOp::Store | MapOp::Select);
-        structure = structure.u8(code.op as u8).u8(kind).u8(index).u8(if has_temp { code.temp } else { 0 });
-    }
-    for _ in program.code.len()..LENGTH {
-        structure = structure.u8(0).u8(0).u8(0).u8(0);
-    }
-    structure.finish()
+    // A light program has read its first operand when it starts, and computes in f32 anyway.
+    let skipped = usize::from(kernel.ahead > 0);
+    let rest = program.code[skipped..].iter().filter(|code| skipped == 0 || code.op != MapOp::ToF32);
+    let code: Vec<u32> = rest.map(|code| word(code, kernel.ahead, is_vector)).collect();
+    let ahead = kernel.ahead as u8;
+    structure = structure.u8(program.output as u8).u8(code.len() as u8).u8(positions).u8(ahead);
+    structure.u32s::<{ LENGTH + 1 }>(code, 0).finish()
+}
+
+/// An instruction as the device text reads it, a byte each: operator, kind of source, its index, temporary. `ahead`: operands
+/// that have been read.
+fn word(code: &Instruction, ahead: usize, is_vector: impl Fn(usize) -> bool) -> u32 {
+    let (kind, index) = match code.source {
+        Source::None => (0, 0),
+        Source::Operand(index) if usize::from(index) >= ahead => (1, index),
+        Source::Operand(index) if is_vector(index.into()) => (4, index),
+        Source::Operand(index) => (5, index),
+        Source::Temp(index) => (2, index),
+        Source::Constant(index) => (3, index),
+    };
+    let has_temp = matches!(code.op, MapOp::Store | MapOp::Select);
+    u32::from_le_bytes([code.op as u8, kind, index, if has_temp { code.temp } else { 0 }])
 }
 
 fn cost(program: &Program, total: usize) -> Cost {
@@ -363,12 +422,12 @@ fn collapse(dims: &[usize], operands: &[MapOperand]) -> (Vec<usize>, Vec<Vec<i64
     (joined, strides)
 }
 
-/// What the build compiles: the interpreter, and the commonest programs.
-pub fn units(arch: Text) -> [Unit; 2] {
+/// What the build compiles: the interpreter, and the commonest programs. `numbers` are the arch's primitives of numbers.
+pub fn units(arch: Text, numbers: Text) -> [Unit; 2] {
     let math = Text { path: "device/math.cu", text: include_str!("../../device/math.cu") };
     let mut defines: Vec<(String, String)> =
         MapOp::NAMES.iter().map(|(name, op)| (format!("MAP_{name}"), (*op as u8).to_string())).collect();
-    let compiled = super::pointwise::unit(arch, math, defines.clone());
+    let compiled = super::pointwise::unit([arch, numbers], math, defines.clone());
     for (name, value) in
         [("RANK", RANK), ("OPERANDS", OPERANDS), ("CONSTANTS", CONSTANTS), ("LENGTH", LENGTH)]
     {
@@ -377,11 +436,23 @@ pub fn units(arch: Text) -> [Unit; 2] {
     let own = Text { path: "device/elementwise.cu", text: include_str!("../../device/elementwise.cu") };
     let interpreter = Unit {
         name: "elementwise".into(),
-        texts: vec![arch, scalar::TEXT, math, own],
+        texts: vec![arch, numbers, scalar::TEXT, math, own],
         defines,
-        kernels: ["f32_v1", "f32_v4", "f64_v1", "i64_v1", "i64_v4", "light_v4", "light_v8", "light_short_v8"]
-            .map(|suffix| kernel(format!("elementwise_{suffix}")))
-            .into(),
+        kernels: [
+            "f32_v1",
+            "f32_v4",
+            "f64_v1",
+            "i64_v1",
+            "i64_v4",
+            "light_v4",
+            "light_v8",
+            "light_short_v8",
+            "light_f32_v4",
+            "light_f16_v8",
+            "light_bf16_v8",
+        ]
+        .map(|suffix| kernel(format!("elementwise_{suffix}")))
+        .into(),
     };
     [interpreter, compiled]
 }

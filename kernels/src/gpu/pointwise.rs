@@ -151,7 +151,7 @@ fn argument(
 }
 
 /// What the build compiles. `math`: the elementary functions; `defines`: the numbers of the operators.
-pub(super) fn unit(arch: Text, math: Text, mut defines: Vec<(String, String)>) -> Unit {
+pub(super) fn unit([arch, numbers]: [Text; 2], math: Text, mut defines: Vec<(String, String)>) -> Unit {
     let pack = Text { path: "device/pack.cu", text: include_str!("../../device/pack.cu") };
     let own = Text { path: "device/pointwise.cu", text: include_str!("../../device/pointwise.cu") };
     let number = |op: MapOp| (op as u8).to_string();
@@ -162,7 +162,7 @@ pub(super) fn unit(arch: Text, math: Text, mut defines: Vec<(String, String)>) -
     let floats = [Scalar::F32, Scalar::F16, Scalar::BF16];
     Unit {
         name: "pointwise".into(),
-        texts: vec![arch, scalar::TEXT, math, pack, own],
+        texts: vec![arch, numbers, scalar::TEXT, math, pack, own],
         defines,
         kernels: PROGRAMS
             .iter()

@@ -30,7 +30,8 @@ pub fn softmax(scalar: Scalar, [outer, axis, inner]: [usize; 3], is_log: bool) -
         if let Some(tile_rows) = rows.tile_rows() {
             return Ok(rows.softmax_tile(tile_rows, is_log));
         }
-        if let Some(held) = Held::new(axis, rows.width) {
+        if let Some(held) = Held::new(axis, rows.width).filter(|held| held.lanes < 1024 || outer < MANY_ROWS)
+        {
             let args = rows.softmax_args(&[pointer(0), pointer(1)], &[], is_log);
             return Ok(held.launch("softmax", &rows.vector(), outer, args, cost));
         }
@@ -38,7 +39,26 @@ pub fn softmax(scalar: Scalar, [outer, axis, inner]: [usize; 3], is_log: bool) -
             return Ok(rows.softmax_in_parts(is_log));
         }
     }
-    Ok(softmax_lines(scalar, [outer, axis, inner], is_log, cost))
+    let extents = [outer, axis, inner];
+    let slab = softmax_slab(scalar, extents, is_log, cost);
+    Ok(slab.unwrap_or_else(|| softmax_lines(scalar, extents, is_log, cost)))
+}
+
+/// A short axis that is not the innermost, of lines that are not whole packs; `None` where shared memory holds too little of
+/// them.
+fn softmax_slab(scalar: Scalar, extents: [usize; 3], is_log: bool, cost: Cost) -> Option<Plan> {
+    let [outer, axis, inner] = extents;
+    let pack = 16 / scalar.bytes();
+    if !scalar.is_float() || inner == 1 || width(scalar, inner) > 1 {
+        return None;
+    }
+    let most = (TILE_BYTES / scalar.bytes() / (axis * inner)).min(scalar::THREADS as usize / inner);
+    // A block begins with a whole pack.
+    let slabs = (1..=most).rev().find(|slabs| (slabs * axis * inner).is_multiple_of(pack))?;
+    let sizes = extents.into_iter().chain([slabs, usize::from(is_log)]).map(|size| Arg::U32(size as u32));
+    let args = [pointer(0), pointer(1)].into_iter().chain(sizes).collect();
+    let symbol = format!("softmax_slab_{}", scalar.suffix());
+    Some(overlapping(launch(symbol, [outer.div_ceil(slabs) as u32, 1, 1], args, cost)))
 }
 
 /// An axis that is not the innermost, or that no other kernel takes.
@@ -62,7 +82,7 @@ fn line_shapes(width: usize) -> &'static [(u32, usize, usize)] {
     match width {
         1 => &[(256, 32, 8), (1024, 32, 8)],
         4 => &[(128, 32, 8), (128, 8, 4), (128, 8, 8), (256, 8, 8), (512, 8, 8), (1024, 8, 8)],
-        _ => &[(128, 32, 8), (128, 8, 4), (128, 8, 8), (256, 8, 8), (512, 8, 8), (1024, 8, 4)],
+        _ => &[(128, 32, 8), (256, 16, 4), (128, 8, 8), (256, 8, 8), (512, 8, 8), (1024, 8, 4)],
     }
 }
 
@@ -109,17 +129,20 @@ impl Rows {
     fn softmax_in_parts(&self, is_log: bool) -> Plan {
         let parts_of = |reads: usize| self.columns.div_ceil(PART_THREADS as usize * self.width * reads);
         // Few rows are cut finer, so that there is a block for every compute unit.
-        let reads = if self.width == 1 || self.rows * parts_of(8) >= 256 { 8 } else { 2 };
+        let reads = if self.width == 1 || self.rows * parts_of(8) >= MANY_ROWS { 8 } else { 2 };
         let parts = parts_of(reads);
         let count_bytes = (self.rows * COUNT_BYTES).next_multiple_of(256) as u64;
-        let masses = Arg::Workspace { offset_bytes: count_bytes };
-        let counts = Arg::Workspace { offset_bytes: 0 };
-        let args = self.softmax_args(&[pointer(0), masses, counts, pointer(1)], &[], is_log);
-        let grid = [parts as u32, self.rows.min(65_535) as u32, 1];
+        let shared = |offset_bytes| if parts > 1 { Arg::Workspace { offset_bytes } } else { Arg::I64(0) };
+        let pointers = [pointer(0), shared(count_bytes), shared(0), pointer(1)];
+        let sizes = [parts, self.columns, usize::from(is_log)].map(|size| Arg::U32(size as u32));
+        let args = pointers.into_iter().chain(sizes).collect();
+        let grid = [(self.rows * parts) as u32, 1, 1];
         let mut plan = launch(format!("softmax_parts_{}x{reads}", self.vector()), grid, args, self.cost);
         plan.launches[0].block[0] = PART_THREADS;
-        plan.zeroed_bytes = count_bytes;
-        plan.workspace_bytes = count_bytes + (self.rows * parts * MASS_BYTES) as u64;
+        if parts > 1 {
+            plan.workspace_bytes = count_bytes + (self.rows * parts * MASS_BYTES) as u64;
+            plan.zeroed_bytes = plan.workspace_bytes;
+        }
         overlapping(plan)
     }
 }
@@ -129,9 +152,11 @@ const TILE_BYTES: usize = 16 << 10;
 const TILE_COLUMNS: usize = 256;
 /// Threads of a part of a long row.
 const PART_THREADS: u32 = 256;
-/// What a part leaves, a maximum and a sum, and two counts of the blocks of a row.
+/// What a part sends, a maximum and a sum, and two counts of the blocks of a row.
 const MASS_BYTES: usize = 8;
 const COUNT_BYTES: usize = 8;
+/// Rows, or parts of them, that keep every compute unit busy with small blocks.
+const MANY_ROWS: usize = 256;
 /// Blocks along x at most; kernels walk on from there.
 const GRID_LIMIT: usize = 1 << 20;
 
@@ -157,6 +182,9 @@ fn shapes(width: usize) -> &'static [(u32, usize)] {
     }
 }
 
+/// What normalises the longest rows of packs of eight: a block holds one as it lies in memory, and reads no other meanwhile.
+const PACKED: Held = Held { lanes: 256, reads: 8 };
+
 impl Held {
     /// The fewest threads that hold `columns`; `None` where none do.
     fn new(columns: usize, width: usize) -> Option<Held> {
@@ -180,6 +208,7 @@ impl Held {
         let most = match self.lanes {
             1024 if operator != "softmax" => 8,
             _ if vector.starts_with("f32") || vector.starts_with("f64") => 1,
+            _ if self.reads == PACKED.reads && vector.ends_with("v8") => 1,
             _ => 2,
         };
         let turns = (blocks / BLOCKS).clamp(1, most);
@@ -267,8 +296,12 @@ pub fn norm(problem: &RowNorm) -> Result<Plan> {
         return Ok(norm_in_parts(problem, args, width, &suffix, cost));
     };
     let args = args.into_iter().chain([norm_parameters(problem, 1, problem.columns)]).collect();
-    let adds = has.sum || has.skip || has.bias;
-    Ok(held.launch(if adds { "add_normalize" } else { "normalize" }, &suffix, problem.rows, args, cost))
+    if has.sum || has.skip || has.bias {
+        return Ok(held.launch("add_normalize", &suffix, problem.rows, args, cost));
+    }
+    let is_packed = (held.lanes, width) == (1024, 8) && problem.rows >= MANY_ROWS;
+    let held = if is_packed { PACKED } else { held };
+    Ok(held.launch("normalize", &suffix, problem.rows, args, cost))
 }
 
 /// Rows that no block's registers hold: the moments of their parts first. `args`: as [`norm`] numbers the operands.
@@ -304,13 +337,14 @@ fn norm_parameters(problem: &RowNorm, parts: usize, part_columns: usize) -> Arg 
         .finish()
 }
 
-/// What the build compiles.
-pub fn units(arch: Text) -> [Unit; 2] {
+/// What the build compiles. `numbers` are the arch's primitives of numbers.
+pub fn units(arch: Text, numbers: Text) -> [Unit; 2] {
     let vectors = ["f32_v4", "f16_v8", "bf16_v8", "f32_v1", "f16_v1", "bf16_v1", "f64_v1"];
     let pack = Text { path: "device/pack.cu", text: include_str!("../../device/pack.cu") };
     let row = Text { path: "device/row.cu", text: include_str!("../../device/row.cu") };
     let tile = Text { path: "device/tile_rows.cu", text: include_str!("../../device/tile_rows.cu") };
     let softmax = Text { path: "device/softmax.cu", text: include_str!("../../device/softmax.cu") };
+    let parts = Text { path: "device/softmax_parts.cu", text: include_str!("../../device/softmax_parts.cu") };
     let norm = Text { path: "device/norm.cu", text: include_str!("../../device/norm.cu") };
     let kernels = |names: &[&str], suffixes: &[&str]| -> Vec<Kernel> {
         let each = |name: &&str| suffixes.iter().map(|suffix| kernel(format!("{name}_{suffix}"))).collect();
@@ -327,18 +361,21 @@ pub fn units(arch: Text) -> [Unit; 2] {
             |&shape: &(u32, usize, usize)| Kernel { threads: shape.0, ..kernel(line_symbol(vector, shape)) };
         softmaxes.extend(line_shapes(width_of(vector)).iter().map(line));
     }
-    softmaxes.extend(kernels(&["softmax_tile8", "softmax_tile32"], &["f32", "f16", "bf16"]));
+    let tiles = ["softmax_tile8", "softmax_tile32", "softmax_slab"];
+    softmaxes.extend(kernels(&tiles, &["f32", "f16", "bf16"]));
     let mut norms = Held::kernels("normalize", &vectors);
+    let packed = |vector| Kernel { threads: PACKED.threads(), ..kernel(PACKED.symbol("normalize", vector)) };
+    norms.extend(["f16_v8", "bf16_v8"].map(packed));
     norms.extend(Held::kernels("add_normalize", &vectors));
     norms.extend(kernels(&["norm_moments", "norm_apply"], &vectors));
-    let unit = |name: &str, own: Text, kernels| Unit {
+    let unit = |name: &str, own: &[Text], kernels| Unit {
         name: name.into(),
-        texts: vec![arch, scalar::TEXT, pack, row, tile, own],
+        texts: [&[arch, numbers, scalar::TEXT, pack, row, tile], own].concat(),
         defines: vec![
             ("TILE_BYTES".into(), TILE_BYTES.to_string()),
             ("PART_THREADS".into(), PART_THREADS.to_string()),
         ],
         kernels,
     };
-    [unit("softmax", softmax, softmaxes), unit("norm", norm, norms)]
+    [unit("softmax", &[softmax, parts], softmaxes), unit("norm", &[norm], norms)]
 }

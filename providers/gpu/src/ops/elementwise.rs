@@ -271,7 +271,7 @@ fn logic(l: &Lowering<'_>) -> Lowered {
 fn bits(l: &Lowering<'_>) -> Lowered {
     let is_signed = matches!(l.scalar(0)?, Scalar::I8 | Scalar::I16 | Scalar::I32 | Scalar::I64);
     if is_signed && l.node.op_type() == "BitShift" {
-        return Err(Decline::new("shifts of signed integers have no GPU kernel"));
+        return signed_shift(l);
     }
     let mut formula = Formula::new(l, Class::I64);
     let a = formula.input(0)?;
@@ -289,6 +289,25 @@ fn bits(l: &Lowering<'_>) -> Lowered {
     let b = formula.input(1)?;
     formula.binary(op, a, b);
     formula.finish()
+}
+
+/// Bits shifted out are gone, the sign fills in from the left, and an amount below 0 shifts everything out.
+fn signed_shift(l: &Lowering<'_>) -> Lowered {
+    let mut f = Formula::new(l, Class::I64);
+    let (x, given) = (f.input(0)?, f.input(1)?);
+    let is_negative = f.binary(MapOp::Less, given, Leaf::Number(0.0));
+    let amount = f.select(is_negative, Leaf::Number(64.0), given);
+    if l.node.text_or("direction", "")? == "LEFT" {
+        f.binary(MapOp::ShiftLeft, x, amount);
+        return f.finish();
+    }
+    // What is below 0 is shifted as its complement.
+    let is_below = f.binary(MapOp::Less, x, Leaf::Number(0.0));
+    let sign = f.unary(MapOp::Negate, is_below);
+    let bits = f.binary(MapOp::BitXor, x, sign);
+    let shifted = f.binary(MapOp::ShiftRight, bits, amount);
+    f.binary(MapOp::BitXor, shifted, sign);
+    f.finish()
 }
 
 fn unary(l: &Lowering<'_>) -> Lowered {

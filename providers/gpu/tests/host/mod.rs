@@ -48,8 +48,10 @@ const COOPERATIVE: &[&str] = &[
     "dynamic_scale",
     "sample_",
     "scan_rows_",
-    "top_k_",
+    "scan_totals_",
+    "top_k",
     "linear_attention_",
+    "fourier_",
     "loss_total",
 ];
 
@@ -71,7 +73,7 @@ impl Library {
     fn new(folder: &Path) -> Library {
         let arch = arch::find(ARCH).expect("the family is known");
         let mut units = arch.units().expect("the units are well formed");
-        let given = ["/scalar_primitives.cuh", "/atomic_primitives.cuh"];
+        let given = ["/scalar_primitives.cuh", "/atomic_primitives.cuh", "/number_primitives.cuh"];
         let device =
             |path: &str| path.starts_with("device/") || given.iter().any(|name| path.ends_with(name));
         units.retain(|unit| unit.texts.iter().all(|text| device(text.path)));

@@ -86,6 +86,9 @@ static inline unsigned wave_xor(unsigned value, int mask) {
 }
 
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+static inline float exp2_normal(float x) { return exp2f(x); }
+static inline float maximum(float x, float y) { return x != x || x > y ? x : y; }
+static inline float minimum(float x, float y) { return x != x || x < y ? x : y; }
 
 // Blocks run one after the other, and threads change places at barriers alone.
 static inline unsigned atomicAdd(unsigned *at, unsigned value) { return (*at += value) - value; }

@@ -1,0 +1,8 @@
+//! What `device/` asks of every CDNA generation of single numbers, where C's functions take more instructions.
+
+// 2^x; 0 where that is below the normal numbers.
+DEVICE float exp2_normal(float x) { return __builtin_amdgcn_exp2f(x); }
+
+// The larger and the smaller of two; NaN where either is.
+DEVICE float maximum(float x, float y) { return (!(x <= y) && y == y) ? x : y; }
+DEVICE float minimum(float x, float y) { return (!(x >= y) && y == y) ? x : y; }
