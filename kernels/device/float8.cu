@@ -42,21 +42,16 @@ template <int BITS_, int M, int BIAS, u32 LARGEST, int SPECIALS> struct SmallFlo
     }
 
     static __device__ __forceinline__ u32 encode(float value, int, CodeRules rules) {
-        u32 bits = __float_as_uint(value), sign = bits >> 31 ? SIGN : 0, magnitude = bits & 0x7fffffff;
+        constexpr u32 LEAST = 128 - BIAS, LARGEST_BITS = (LARGEST << (23 - M)) + ((u32)(127 - BIAS) << 23);
+        u32 bits = __float_as_uint(value), sign = bits >> (32 - BITS) & SIGN, magnitude = bits & 0x7fffffff;
+        u32 bound = rules.saturate ? LARGEST_BITS : LARGEST_BITS + (2u << 23);
+        u32 bounded = magnitude < bound ? magnitude : bound;
+        // Adding a number whose last bit is one step of the code's exponent counts the steps, rounded.
+        u32 exponent = bounded >> 23 > LEAST ? bounded >> 23 : LEAST, step = (exponent + 23 - M) << 23;
+        u32 steps = __float_as_uint(__uint_as_float(bounded) + __uint_as_float(step)) - step;
+        u32 code = steps + ((exponent - LEAST) << M), beyond = SPECIALS == SPECIALS_NONE ? LARGEST : LARGEST + 1;
+        if (!rules.saturate && code > LARGEST) code = SPECIALS == SPECIALS_FNUZ ? SIGN : beyond;
         if (magnitude > 0x7f800000) return nan(sign);
-        u32 code;
-        if (magnitude < (u32)(128 - BIAS) << 23) {
-            // Below the smallest normal number: adding a number whose last bit is one step rounds to steps.
-            u32 step = (u32)(127 + 24 - BIAS - M) << 23;
-            code = __float_as_uint(__uint_as_float(magnitude) + __uint_as_float(step)) - step;
-        } else {
-            u32 rounded = magnitude + ((1u << (22 - M)) - 1) + (magnitude >> (23 - M) & 1);
-            code = (rounded >> (23 - M)) - ((u32)(127 - BIAS) << M);
-        }
-        if (code > LARGEST) {
-            if (rules.saturate || SPECIALS == SPECIALS_NONE) return sign | LARGEST;
-            return SPECIALS == SPECIALS_IEEE ? sign | (LARGEST + 1) : nan(sign);
-        }
         return SPECIALS == SPECIALS_FNUZ && code == 0 ? 0 : sign | code;
     }
 
@@ -114,7 +109,7 @@ typedef SmallFloat<8, 2, 15, 0x7b, SPECIALS_IEEE> e5m2;
 typedef SmallFloat<8, 2, 16, 0x7f, SPECIALS_FNUZ> e5m2fnuz;
 typedef SmallFloat<4, 1, 1, 0x7, SPECIALS_NONE> e2m1;
 
-// The nearest integer of a small integer type.
+// The nearest number of a small integer type to an integer.
 template <class C, bool IS_WHOLE> struct Nearest {
     static __device__ __forceinline__ int of(float) { return 0; }
 };
@@ -122,7 +117,8 @@ template <class C> struct Nearest<C, true> {
     static __device__ __forceinline__ int of(float v) {
         if (v != v) return 0;
         float high = v > (float)C::LEAST ? v : (float)C::LEAST;
-        return (int)(high < (float)C::MOST ? high : (float)C::MOST);
+        // Added to 3 * 2^22, an integer is in the low bits.
+        return (int)__float_as_uint((high < (float)C::MOST ? high : (float)C::MOST) + 12582912.0f) - 0x4b400000;
     }
 };
 

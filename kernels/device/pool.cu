@@ -126,11 +126,13 @@ template <class S> __device__ __forceinline__ void resize(S *y, const S *x, cons
     y[at] = Narrow<S>::from(value);
 }
 
-#define POOL_KERNELS(SUFFIX, S)                                                                                  \
+#define POOL_KERNEL(SUFFIX, S)                                                                                   \
     extern "C" __global__ void __launch_bounds__(256)                                                            \
         pool_##SUFFIX(void *y, void *positions, const void *x, const __grid_constant__ PoolParams p) {           \
         pool_windows<S>((S *)y, (i64 *)positions, (const S *)x, p);                                              \
-    }                                                                                                            \
+    }
+#define POOL_KERNELS(SUFFIX, S)                                                                                  \
+    POOL_KERNEL(SUFFIX, S)                                                                                       \
     extern "C" __global__ void __launch_bounds__(256)                                                            \
         resize_##SUFFIX(void *y, const void *x, const __grid_constant__ ResizeParams p) {                        \
         resize<S>((S *)y, (const S *)x, p);                                                                      \
@@ -139,3 +141,5 @@ template <class S> __device__ __forceinline__ void resize(S *y, const S *x, cons
 POOL_KERNELS(f32, float)
 POOL_KERNELS(f16, f16)
 POOL_KERNELS(bf16, bf16)
+POOL_KERNEL(u8, u8)
+POOL_KERNEL(i8, i8)

@@ -173,19 +173,19 @@ struct QuantizeParams {
 // The nearest even integer; far beyond the range of every code it stays as it is.
 __device__ __forceinline__ float rounded(float v) {
     float magnitude = v < 0.0f ? -v : v;
-    float near = magnitude + 8388608.0f - 8388608.0f;
-    return magnitude < 4194304.0f ? (v < 0.0f ? -near : near) : v;
+    return magnitude < 4194304.0f ? v + 12582912.0f - 12582912.0f : v;
 }
 
 // V quotients by one divisor, each the float next to the exact one: a product with the reciprocal, corrected by what it
-// leaves. Outside the range where that holds they are divided.
+// leaves. Outside the range where that holds the product is taken in double precision, which is near enough: no quotient
+// of two floats lies that close to the middle between two others.
 template <int V> __device__ __forceinline__ void divide_all(float (&value)[V], float divisor) {
     const float most = 1.152921504606847e18f, least = 8.673617379884035e-19f;
-    float size = divisor < 0.0f ? -divisor : divisor;
-    bool is_plain = size > least && size < most;
-    _Pragma("unroll") for (int i = 0; i < V; i++) is_plain = is_plain && value[i] < most && value[i] > -most;
-    if (!is_plain) {
-        _Pragma("unroll") for (int i = 0; i < V; i++) value[i] = value[i] / divisor;
+    float size = divisor < 0.0f ? -divisor : divisor, largest = 0.0f;
+    _Pragma("unroll") for (int i = 0; i < V; i++) largest = fmaxf(largest, fabsf(value[i]));
+    if (!(size > least && size < most && largest < most)) {
+        double inverse = 1.0 / (double)divisor;
+        _Pragma("unroll") for (int i = 0; i < V; i++) value[i] = (float)((double)value[i] * inverse);
         return;
     }
     float inverse = 1.0f / divisor;
@@ -233,6 +233,60 @@ __device__ __forceinline__ void narrow_quantize(void *to, const void *from, cons
     })
 }
 
+// The code of a quotient that an offset is added to; its upper bits are any.
+template <class C, bool IS_WHOLE> struct PackCode {
+    static __device__ __forceinline__ u32 of(float v, float offset) { return C::encode(v + offset, 0, CodeRules{1, 0}); }
+};
+template <class C> struct PackCode<C, true> {
+    static __device__ __forceinline__ u32 of(float v, float offset) {
+        // Added to 3 * 2^22, a number is rounded to an integer in the low bits.
+        float bounded = fminf(fmaxf(v, (float)C::LEAST - offset), (float)C::MOST - offset);
+        u32 code = __float_as_uint(bounded + 12582912.0f) + (u32)(int)offset;
+        return v != v ? 0 : code;
+    }
+};
+
+#define PACK 16
+
+template <class S> __device__ __forceinline__ void load_values(float (&value)[PACK], const void *from, u32 at) {
+    constexpr int EACH = 16 / sizeof(S);
+    Pack<S, EACH> pack[PACK / EACH];
+    _Pragma("unroll") for (int i = 0; i < PACK / EACH; i++) pack[i] = load_pack<S, EACH>((const S *)from + at + i * EACH);
+    _Pragma("unroll") for (int i = 0; i < PACK; i++) value[i] = widen<float>(pack[i / EACH].at[i % EACH]);
+}
+
+template <class C>
+__device__ __forceinline__ void store_values(void *to, u32 at, const float (&value)[PACK], const void *zero, u32 index) {
+    // Added to any number, -0 changes nothing.
+    float offset = zero ? C::decode(load_code<C::BITS>(zero, index)) : -0.0f;
+    u32 codes[PACK];
+    _Pragma("unroll") for (int i = 0; i < PACK; i++) codes[i] = PackCode<C, C::IS_WHOLE>::of(value[i], offset);
+    store_codes<C::BITS, PACK>(to, at, PACK, codes);
+}
+
+// The same for packs of elements that share a scale, saturating, all of them there.
+__device__ __forceinline__ void quantize_packs(void *to, const void *from, const void *scale, const void *zero,
+                                               const QuantizeParams &p) {
+    begin_kernel();
+    u32 at = (blockIdx.x * blockDim.x + threadIdx.x) * PACK;
+    if (at >= p.total) return;
+    float value[PACK];
+    FOR_REAL(p.real, load_values<S>(value, from, at);)
+    u32 index = scale_index(at, p.granularity);
+    divide_all<PACK>(value, load_scale(scale, p.scale, index));
+    if (p.precision == DTYPE_F16) {
+        _Pragma("unroll") for (int i = 0; i < PACK; i++) value[i] = f16_to_f32(f32_to_f16(value[i]));
+    } else if (p.precision == DTYPE_BF16) {
+        _Pragma("unroll") for (int i = 0; i < PACK; i++) value[i] = bf16_to_f32(f32_to_bf16(value[i]));
+    }
+    switch (p.code) {
+    case DTYPE_F8E4M3FN: return store_values<e4m3fn>(to, at, value, zero, index);
+    case DTYPE_F8E5M2: return store_values<e5m2>(to, at, value, zero, index);
+    case DTYPE_U8: return store_values<SmallInt<8, false>>(to, at, value, zero, index);
+    case DTYPE_I8: return store_values<SmallInt<8, true>>(to, at, value, zero, index);
+    }
+}
+
 // x = (code - zero) scale.
 template <int V>
 __device__ __forceinline__ void narrow_dequantize(void *to, const void *from, const void *scale, const void *zero,
@@ -278,3 +332,9 @@ __device__ __forceinline__ void narrow_dequantize(void *to, const void *from, co
 
 NARROW_KERNELS(4)
 NARROW_KERNELS(8)
+
+extern "C" __global__ void __launch_bounds__(256) narrow_quantize_packs(void *to, const void *from, const void *scale,
+                                                                        const void *zero,
+                                                                        const __grid_constant__ QuantizeParams p) {
+    quantize_packs(to, from, scale, zero, p);
+}

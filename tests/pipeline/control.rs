@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tenon_runtime::dtype::DType;
 use tenon_runtime::graph::{Body, Graph, Node, Opsets, Shape, TypeInfo};
-use tenon_runtime::session::Session;
+use tenon_runtime::session::{Given, Session};
 use tenon_runtime::tensor::{Tensor, Value};
 
 use crate::{environment, options};
@@ -173,5 +173,46 @@ fn inputs_with_defaults_are_constants_until_a_run_gives_them() {
             assert_eq!(run(&[("shift", [0.0, 1.0]), x]), [4.0, -17.0]);
         }
         assert!(session.run(&[("scale", Value::from(pair([1.0, 1.0])))]).is_err(), "x is missing");
+    }
+}
+
+#[test]
+fn bound_runs_take_defaults_or_what_they_are_bound_to() {
+    let environment = environment();
+    let mut graph = Graph::new("defaults", opsets());
+    let scale = graph.add_input("scale", float(&[2])).unwrap();
+    let x = graph.add_input("x", float(&[2])).unwrap();
+    let shift = graph.add_input("shift", float(&[2])).unwrap();
+    let (_, scaled) = graph.append(node("Mul"), &[Some(x), Some(scale)], 1).unwrap();
+    let (_, shifted) = graph.append(node("Add"), &[Some(scaled[0]), Some(shift)], 1).unwrap();
+    graph.add_output("y", shifted[0], None);
+    let pair = |values: [f32; 2]| Tensor::from_slice(&[2], &values).unwrap();
+    graph.set_default(scale, Some(pair([2.0, 3.0])));
+    graph.set_default(shift, Some(pair([0.5, 0.25])));
+    for providers in [&["cpu".to_string()][..], &["scattered,seed=6".into(), "cpu".into()]] {
+        let session = Session::from_graph(&environment, graph.clone(), &options(providers)).unwrap();
+        let bound = |inputs: &[(&str, [f32; 2])]| {
+            let given = |&(name, values)| (name, Given::Host(Value::from(pair(values))));
+            let inputs: Vec<(&str, Given)> = inputs.iter().map(given).collect();
+            session.bind(&inputs, &[])
+        };
+        let x = ("x", [1.0, -2.0]);
+        let cases: [(&[_], [f32; 2]); 4] = [
+            (&[x], [2.5, -5.75]),
+            (&[x, ("scale", [1.0, 0.5])], [1.5, -0.75]),
+            (&[("shift", [0.0, 1.0]), x], [2.0, -5.0]),
+            (&[("shift", [1.0, 1.0]), ("scale", [0.0, 4.0]), x], [1.0, -7.0]),
+        ];
+        for (inputs, expected) in cases {
+            let mut run = bound(inputs).unwrap();
+            for _ in 0..2 {
+                run.run().unwrap();
+                run.synchronize().unwrap();
+                let y = run.output(0).unwrap();
+                assert_eq!(y.as_tensor().unwrap().to_vec::<f32>().unwrap(), expected, "{inputs:?}");
+            }
+        }
+        assert!(bound(&[("scale", [1.0, 1.0])]).is_err(), "x is missing");
+        assert!(bound(&[x, ("bias", [1.0, 1.0])]).is_err(), "there is no such input");
     }
 }

@@ -11,6 +11,10 @@ use crate::estimate::Cost;
 const KEPT: usize = 1024;
 /// Threads of a block that looks through a long line.
 const TOP_K_THREADS: u32 = 1024;
+/// Elements of a round of a block that scans, as in the device text.
+const SCAN_ROUND: usize = 2048;
+/// Blocks that scan, if there is enough to do.
+const SCAN_BLOCKS: usize = 512;
 /// Elements of a line that are sorted as a whole.
 const LIST: usize = 2048;
 
@@ -93,26 +97,43 @@ pub fn scan(scalar: Scalar, lines: Lines, scan: Scan) -> Result<Plan> {
     if lines.elements() == 0 {
         return Ok(Plan::default());
     }
-    let parameters = Structure::default()
-        .u32(lines.count() as u32)
-        .u32(lines.size as u32)
-        .u32(lines.inner as u32)
-        .u32(scan.is_product.into())
-        .u32(scan.is_exclusive.into())
-        .u32(scan.is_reverse.into())
-        .finish();
-    let elements = lines.elements() as f64;
-    let cost = Cost { flops: elements, bytes: 2.0 * elements * scalar.bytes() as f64 };
     // A thread a line where there are enough of them, or little to do for each.
     let by_thread = lines.size <= 32 || lines.count() >= 1 << 14;
-    let (kind, grid) =
-        if by_thread { ("lines", blocks(lines.count())) } else { ("rows", lines.count() as u32) };
-    let args = vec![pointer(0), pointer(1), parameters];
-    let mut plan = launch(format!("scan_{kind}_{}", scalar.suffix()), [grid, 1, 1], args, cost);
-    for launch in &mut plan.launches {
-        launch.block = [THREADS, 1, 1];
+    let part = if by_thread { lines.size } else { part(lines) };
+    let parts = lines.size.div_ceil(part);
+    let parameters = Structure::default()
+        .u32s::<3>([lines.count(), lines.size, lines.inner].map(|size| size as u32), 0)
+        .u32s::<3>([scan.is_product, scan.is_exclusive, scan.is_reverse].map(u32::from), 0)
+        .u32s::<2>([parts, part].map(|size| size as u32), 1)
+        .finish();
+    let elements = lines.elements() as f64;
+    let bytes = elements * scalar.bytes() as f64;
+    let cost = Cost { flops: elements, bytes: 2.0 * bytes };
+    let symbol = |kind: &str| format!("scan_{kind}_{}", scalar.suffix());
+    if by_thread {
+        let args = vec![pointer(0), pointer(1), parameters];
+        return Ok(overlapping(launch(symbol("lines"), [blocks(lines.count()), 1, 1], args, cost)));
     }
+    let (grid, totals) = ([(lines.count() * parts) as u32, 1, 1], Arg::Workspace { offset_bytes: 0 });
+    let mut plan = Plan::default();
+    if parts > 1 {
+        plan.workspace_bytes = (8 * lines.count() * parts) as u64;
+        let cost = Cost { flops: elements, bytes };
+        let args = vec![pointer(1), totals.clone(), parameters.clone()];
+        plan.launches.extend(launch(symbol("totals"), grid, args, cost).launches);
+    }
+    // One part has no totals to read.
+    let totals = if parts > 1 { totals } else { pointer(1) };
+    let args = vec![pointer(0), pointer(1), totals, parameters];
+    plan.launches.extend(launch(symbol("rows"), grid, args, cost).launches);
     Ok(overlapping(plan))
+}
+
+/// Elements of the parts that lines are cut into, so that there are blocks for every compute unit: whole rounds of a block,
+/// and no more parts than it sums up quickly.
+fn part(lines: Lines) -> usize {
+    let wanted = SCAN_BLOCKS.div_ceil(lines.count());
+    lines.size.div_ceil(wanted).next_multiple_of(SCAN_ROUND)
 }
 
 /// The largest or smallest `k` elements of each line, the best first and equal ones by position; NaN is above everything.
@@ -136,12 +157,13 @@ pub fn top_k(scalar: Scalar, lines: Lines, k: usize, is_largest: bool) -> Result
         .u32(lines.inner as u32)
         .u32(k as u32)
         .u32(is_largest.into())
+        .u32(scalar as u32)
+        .u32(scalar.bytes() as u32)
         .finish();
     let bytes = lines.elements() * scalar.bytes() + lines.count() * k * (8 + scalar.bytes());
     let cost = Cost { flops: 4.0 * lines.elements() as f64, bytes: bytes as f64 };
     let args = vec![pointer(0), pointer(1), pointer(2), parameters];
-    let symbol = format!("top_k_{}", scalar.suffix());
-    let mut plan = launch(symbol, [lines.count() as u32, 1, 1], args, cost);
+    let mut plan = launch("top_k".into(), [lines.count() as u32, 1, 1], args, cost);
     let threads = if lines.size > 2 * LIST { TOP_K_THREADS } else { THREADS };
     plan.launches.iter_mut().for_each(|launch| launch.block = [threads, 1, 1]);
     Ok(overlapping(plan))
@@ -174,17 +196,16 @@ pub fn unit(arch: Text, atomics: Text) -> Unit {
     let own = Text { path: "device/order.cu", text: include_str!("../../device/order.cu") };
     let mut symbols = Vec::new();
     for scalar in SCANNED {
-        symbols.extend(["lines", "rows"].map(|kind| format!("scan_{kind}_{}", scalar.suffix())));
+        symbols.extend(["lines", "totals", "rows"].map(|kind| format!("scan_{kind}_{}", scalar.suffix())));
     }
     for scalar in REAL {
         symbols.extend(["normalize_lp", "hardmax"].map(|name| format!("{name}_{}", scalar.suffix())));
     }
-    let top_k = ORDERED
-        .map(|scalar| Kernel { threads: TOP_K_THREADS, ..kernel(format!("top_k_{}", scalar.suffix())) });
+    let top_k = Kernel { threads: TOP_K_THREADS, ..kernel("top_k") };
     Unit {
         name: "order".into(),
         texts: vec![arch, atomics, scalar::TEXT, own],
         defines: Vec::new(),
-        kernels: symbols.into_iter().map(kernel).chain(top_k).collect(),
+        kernels: symbols.into_iter().map(kernel).chain([top_k]).collect(),
     }
 }

@@ -54,7 +54,9 @@ fn check(scalar: Scalar, outputs: usize) -> Result<()> {
 /// How a pooling is started. Operands: 0 Y, 1 the positions of maxima (i64), 2 X.
 pub fn pool(problem: &Pool) -> Result<Plan> {
     let outputs = problem.planes * problem.output.iter().product::<usize>();
-    check(problem.scalar, outputs)?;
+    let is_byte = matches!(problem.scalar, Scalar::U8 | Scalar::I8);
+    // The largest of some bytes is one of them.
+    check(if is_byte && problem.op == Pooling::Max { Scalar::F32 } else { problem.scalar }, outputs)?;
     if outputs == 0 {
         return Ok(Plan::default());
     }
@@ -156,6 +158,7 @@ pub fn unit(arch: Text) -> Unit {
         kernels: kernels
             .iter()
             .flat_map(|name| ["f32", "f16", "bf16"].map(|suffix| kernel(format!("{name}_{suffix}"))))
+            .chain(["pool_u8", "pool_i8"].map(kernel))
             .collect(),
     }
 }

@@ -6,6 +6,9 @@ use super::unit::{Text, Unit};
 use crate::error::{KernelError, Result};
 use crate::estimate::Cost;
 
+/// Elements of a pack, as in the device text.
+const PACK: usize = 16;
+
 /// How values are rounded to powers of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
@@ -133,26 +136,39 @@ impl Linear {
 
     /// Codes from floats. Operands: 0 the codes, 1 the floats, 2 the scales, 3 the zero points.
     pub fn quantize(&self) -> Result<Plan> {
-        self.plan("narrow_quantize")
+        let packs = self.has_packs().then_some(("narrow_quantize_packs".to_owned(), PACK));
+        self.plan("narrow_quantize", packs)
     }
 
     /// Floats from codes. Operands: 0 the floats, 1 the codes, 2 the scales, 3 the zero points.
     pub fn dequantize(&self) -> Result<Plan> {
-        self.plan("narrow_dequantize")
+        self.plan("narrow_dequantize", None)
     }
 
-    fn plan(&self, name: &str) -> Result<Plan> {
+    /// Whether elements come in packs that share a scale, and become bytes that a kernel for packs writes.
+    fn has_packs(&self) -> bool {
+        let total: usize = self.granularity.extents.iter().product();
+        let is_known = match self.code {
+            Scalar::U8 | Scalar::I8 => true,
+            Scalar::F8E4M3FN | Scalar::F8E5M2 => self.rules.saturate,
+            _ => false,
+        };
+        is_known && total.is_multiple_of(PACK) && self.granularity.delta(PACK) == Some(0)
+    }
+
+    fn plan(&self, name: &str, kernel: Option<(String, usize)>) -> Result<Plan> {
         self.check()?;
         let total: usize = self.granularity.extents.iter().product();
         let is_wide = total.is_multiple_of(8) && self.granularity.delta(8).is_some();
         let lanes = if is_wide { 8 } else { 4 };
+        let (symbol, lanes) = kernel.unwrap_or_else(|| (format!("{name}_v{lanes}"), lanes));
         let structure = Structure::default()
             .u32(total as u32)
             .u32s::<4>([self.real, self.code, self.scale, self.precision].map(|scalar| scalar as u32), 0);
         let structure = self.granularity.put(put_rules(structure, self.rules), lanes);
         let zero = if self.has_zero { pointer(3) } else { Arg::I64(0) };
         let args = vec![pointer(0), pointer(1), pointer(2), zero, structure.finish()];
-        each(&format!("{name}_v{lanes}"), total, lanes, args, self.real.bits() + self.code.bits())
+        each(&symbol, total, lanes, args, self.real.bits() + self.code.bits())
     }
 }
 
@@ -199,6 +215,7 @@ pub fn unit(arch: Text) -> Unit {
         kernels: names
             .iter()
             .flat_map(|name| [4, 8].map(|lanes| kernel(format!("{name}_v{lanes}"))))
+            .chain([kernel("narrow_quantize_packs")])
             .collect(),
     }
 }

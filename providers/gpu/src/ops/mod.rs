@@ -24,7 +24,9 @@ mod quantize;
 mod quantized;
 mod recurrent;
 mod reduce;
+mod region;
 mod scatter;
+mod signal;
 mod softmax;
 mod state;
 mod tail;
@@ -49,6 +51,7 @@ const FAMILIES: &[&[Family]] = &[
     index::FAMILIES,
     order::FAMILIES,
     scatter::FAMILIES,
+    signal::FAMILIES,
     state::FAMILIES,
     window::FAMILIES,
     generate::FAMILIES,
@@ -57,6 +60,7 @@ const FAMILIES: &[&[Family]] = &[
     gather::FAMILIES,
     recurrent::FAMILIES,
     reduce::FAMILIES,
+    region::FAMILIES,
     softmax::FAMILIES,
     norm::FAMILIES,
     matmul::FAMILIES,

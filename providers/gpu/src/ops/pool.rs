@@ -56,7 +56,10 @@ impl Operator for Windows {
 }
 
 fn windows(l: &Lowering<'_>) -> Lowered {
-    l.half_or_single(0)?;
+    let is_byte = matches!(l.scalar(0)?, Scalar::U8 | Scalar::I8);
+    if !is_byte || l.node.op_type() != "MaxPool" {
+        l.half_or_single(0)?;
+    }
     let window = Window::read(l, l.rank(0)?.saturating_sub(2))?;
     let kernel = window.kernel.clone().ok_or_else(|| Decline::new("attribute 'kernel_shape' is missing"))?;
     let op = match l.node.op_type() {

@@ -222,6 +222,64 @@ fn scales_may_be_shared_by_all_an_axis_or_blocks_that_need_not_divide_it() {
     }
 }
 
+/// One scale for all, and one for each row.
+#[test]
+fn packs_of_elements_become_the_codes_of_the_reference() {
+    let mut random = fastrand::Rng::with_seed(36);
+    let mut values = numbers(&mut random);
+    values.truncate(values.len() / 48 * 48);
+    let (columns, rows) = (values.len() as i64 / 3, 3);
+    for (real, scales) in
+        [DType::F32, DType::F16, DType::BF16].into_iter().flat_map(|real| [(real, 1), (real, rows)])
+    {
+        let rounded = |v: f32| match real {
+            DType::F16 => half::f16::from_f32(v).to_f32(),
+            DType::BF16 => half::bf16::from_f32(v).to_f32(),
+            _ => v,
+        };
+        let raw = |dims: &[i64], values: &[f32]| {
+            let bytes = values.iter().flat_map(|&v| match real {
+                DType::F16 => half::f16::from_f32(v).to_le_bytes().to_vec(),
+                DType::BF16 => half::bf16::from_f32(v).to_le_bytes().to_vec(),
+                _ => v.to_le_bytes().to_vec(),
+            });
+            Raw { dtype: real, dims: dims.to_vec(), bytes: bytes.collect() }
+        };
+        let steps: Vec<f32> = [0.37f32, -1.5, 64.0][..scales as usize].iter().map(|&v| rounded(v)).collect();
+        let quotient = |at: usize| {
+            let row = if scales == 1 { 0 } else { at / columns as usize };
+            rounded(rounded(values[at]) / steps[row])
+        };
+        let x = raw(&[rows, columns], &values);
+        let scale = if scales == 1 { raw(&[], &steps) } else { raw(&[rows], &steps) };
+        for code in [DType::F8E4M3FN, DType::F8E5M2, DType::I8, DType::U8] {
+            let zero = if code == DType::U8 { 131 } else { 0 };
+            let zeros = Raw { dtype: code, dims: scale.dims.clone(), bytes: vec![zero; steps.len()] };
+            let inputs = [(real, &x.dims[..]), (real, &scale.dims), (code, &zeros.dims)];
+            let axis = [("axis", AttributeValue::Int(0))];
+            let graph = single(("", "QuantizeLinear", 21), &axis, &inputs, (code, &x.dims));
+            let device = open(&[]);
+            device.timeline_start().unwrap();
+            let got = Session::new(&device, &graph, 1).run_raw(&[x.clone(), scale.clone(), zeros]).remove(0);
+            assert_eq!(device.timeline_stop().unwrap()[0].symbol, "narrow_quantize_packs");
+            for (at, &byte) in got.bytes.iter().enumerate() {
+                let q = quotient(at);
+                let whole = f64::from(q).round_ties_even() + f64::from(zero);
+                let (want, is_nan) = match code {
+                    DType::I8 => (whole.clamp(-128.0, 127.0) as i8 as u8, false),
+                    DType::U8 => (whole.clamp(0.0, 255.0) as u8, false),
+                    _ => {
+                        let (_, format) = FLOAT8.into_iter().find(|(dtype, _)| *dtype == code).unwrap();
+                        let want = format.encode(q + 0.0, true);
+                        (want, format.decode(want).is_nan() && format.decode(byte).is_nan())
+                    }
+                };
+                assert!(byte == want || is_nan, "{q} of {} to {code}: {byte:#x}, not {want:#x}", values[at]);
+            }
+        }
+    }
+}
+
 #[test]
 fn codes_of_8_bits_are_moved_as_bytes() {
     let device = open(&[]);

@@ -120,9 +120,14 @@ fn the_best_k_come_in_order_with_ties_by_position() {
 #[test]
 fn running_sums_agree_with_double_precision() {
     let mut rng = fastrand::Rng::with_seed(22);
-    for (dims, axis, exclusive, reverse) in
-        [([3, 5, 4], 1, 0, 0), ([2, 700, 1], 1, 1, 0), ([1, 3, 1001], -1, 0, 1), ([2, 300, 3], 1, 1, 1)]
-    {
+    for (dims, axis, exclusive, reverse) in [
+        ([3, 5, 4], 1, 0, 0),
+        ([2, 700, 1], 1, 1, 0),
+        ([1, 3, 1001], -1, 0, 1),
+        ([2, 300, 3], 1, 1, 1),
+        ([2, 9000, 1], 1, 0, 0),
+        ([1, 20_001, 2], 1, 1, 1),
+    ] {
         let x = random(&dims, &mut rng);
         let attributes =
             [("exclusive", AttributeValue::Int(exclusive)), ("reverse", AttributeValue::Int(reverse))];

@@ -289,8 +289,8 @@ fn cut_size(size: &Dim, cut: &Cut) -> Dim {
     length.map_or(Dim::Unknown, Dim::from_expr)
 }
 
-/// Bounds beyond this mean "to the end".
-const FAR: i64 = i32::MAX as i64 - 1;
+/// Bounds from here on mean "to the end": some exporters write a billion for it.
+const FAR: i64 = 1_000_000_000;
 
 /// A bound as an index from 0 on, at most `size` where `above` says so.
 fn clamp_bound(bound: &DimExpr, size: &DimExpr, above: bool) -> Option<DimExpr> {
@@ -333,6 +333,8 @@ mod tests {
         let n = Dim::from("n");
         let text = |c: Cut| cut_size(&n, &c).to_string();
         assert_eq!(text(cut(0, i64::MAX, 1)), "n");
+        assert_eq!(text(cut(0, 1_000_000_000, 1)), "n");
+        assert_eq!(text(cut(0, 999, 1)), "min(999, n)");
         assert_eq!(text(cut(0, i64::MAX, 2)), "floor((n + 1) / 2)");
         assert_eq!(text(cut(-1, -i64::MAX, -1)), "n");
         assert_eq!(text(cut(1, i64::MAX, 1)), "max(0, (n + -1))");

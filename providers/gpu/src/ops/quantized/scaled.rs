@@ -54,7 +54,7 @@ struct Scaled {
 
 enum Otherwise {
     Nothing,
-    /// In f32.
+    /// In bf16 or f32.
     Plain,
     Exact(Box<Product>),
 }
@@ -234,6 +234,7 @@ impl Operator for Scaled {
             return Ok(());
         }
         match &self.otherwise {
+            Otherwise::Plain if self.in_bf16(cx, &extents, output)? => Ok(()),
             Otherwise::Plain => self.plain(cx, &extents, output),
             Otherwise::Exact(product) => product.expand(cx),
             Otherwise::Nothing => Err(Error::unsupported(format!(
@@ -257,7 +258,6 @@ impl Scaled {
             true => self.tail.split(cx, dims, n)?,
             false => (Within::default(), self.tail),
         };
-        let known = |scale| if let Scale::Known(factor) = scale { factor } else { 1.0 };
         let mut problem = problem(self.element, scalar, [m, n, k], batches);
         for (matrix, count) in [(&mut problem.a, a_batches), (&mut problem.b, b_batches)] {
             if count == 1 {
@@ -269,7 +269,7 @@ impl Scaled {
             [self.a_scale, self.b_scale].into_iter().filter(|scale| self.is_for_rows(*scale)).collect();
         let has_n_scale = matches!(self.b_scale, Scale::Across(_));
         problem.epilogue = Epilogue {
-            alpha: self.alpha * known(self.a_scale) * known(self.b_scale),
+            alpha: self.factor(),
             has_m_scale: !m_factors.is_empty(),
             has_n_scale,
             bias: within.bias.map(|_| Bias::Output),
@@ -346,6 +346,49 @@ impl Scaled {
         cx.run(plan, &[Some(output), Some(value)])
     }
 
+    /// Both sides in bf16, which holds every float of 8 bits, and their product with f32 sums on matrix units. False, and
+    /// nothing done, for rows that do not lie as it reads them and where the family has no kernel.
+    fn in_bf16(&self, cx: &mut Expansion<'_, '_>, extents: &Extents, output: ValueId) -> Result<bool> {
+        let Extents { m, n, k, ref dims, .. } = *extents;
+        if self.transposes != (false, true) || !cx.scalar(0)?.is_narrow() || !cx.scalar(1)?.is_narrow() {
+            return Ok(false);
+        }
+        let problem = Problem {
+            k,
+            a: Matrix { share: usize::MAX, batch_stride: 0, ..Matrix::packed(k) },
+            b: Matrix { share: usize::MAX, batch_stride: 0, ..Matrix::packed(k) },
+            epilogue: Epilogue { alpha: self.factor(), ..Epilogue::default() },
+            ..problem(Element::BF16, Scalar::F32, [m, n, k], 1)
+        };
+        let Some(plan) = tuned(cx.builder.target, &problem) else { return Ok(false) };
+        let mut operands = vec![None; matmul::N_SCALE + 1];
+        for (index, operand) in [(0, matmul::A), (1, matmul::B)] {
+            let (value, scalar, dims) = (cx.input(index)?, cx.scalar(index)?, cx.dims(index)?);
+            let wide = cx.scratch(Scalar::BF16, &dims)?;
+            let plan = quantize::cast(scalar, Scalar::BF16, dims.iter().product(), Rules::default());
+            cx.run(plan, &[Some(wide), Some(value)])?;
+            operands[operand] = Some(wide);
+        }
+        let sums = cx.scratch(Scalar::F32, dims)?;
+        operands[matmul::D] = Some(sums);
+        cx.run(Ok(plan), &operands)?;
+        let factors = self.factors(cx)?;
+        self.finish(cx, self.tail, sums, output, dims, &factors)?;
+        Ok(true)
+    }
+
+    /// What all sums are multiplied by, as far as it is known.
+    fn factor(&self) -> f32 {
+        let known = |scale| if let Scale::Known(factor) = scale { factor } else { 1.0 };
+        self.alpha * known(self.a_scale) * known(self.b_scale)
+    }
+
+    /// The rest of it, in memory.
+    fn factors(&self, cx: &Expansion<'_, '_>) -> Result<Vec<ValueId>> {
+        let stored = |scale| if let Scale::Stored(index) = scale { Some(cx.input(index)) } else { None };
+        [self.a_scale, self.b_scale].into_iter().filter_map(stored).collect()
+    }
+
     /// Both sides in f32, and a product of them.
     fn plain(&self, cx: &mut Expansion<'_, '_>, extents: &Extents, output: ValueId) -> Result<()> {
         let (a, b) = (widened(cx, 0)?, widened(cx, 1)?);
@@ -354,7 +397,6 @@ impl Scaled {
             false => (columns as i64, 1),
             true => (1, rows as i64),
         };
-        let known = |scale| if let Scale::Known(factor) = scale { factor } else { 1.0 };
         let problem = product::Product {
             scalar: Scalar::F32,
             m,
@@ -364,19 +406,14 @@ impl Scaled {
             b_strides: strides(self.transposes.1, k, n),
             bias_strides: None,
             batch: Vec::new(),
-            alpha: self.alpha * known(self.a_scale) * known(self.b_scale),
+            alpha: self.factor(),
             beta: 1.0,
             activation: Activation::None,
         };
         let sums = cx.scratch(Scalar::F32, dims)?;
         let plan = product::matmul(&problem, cx.chip().compute_units);
         cx.run(plan, &[Some(sums), Some(a), Some(b), None])?;
-        let mut factors = Vec::new();
-        for scale in [self.a_scale, self.b_scale] {
-            if let Scale::Stored(index) = scale {
-                factors.push(cx.input(index)?);
-            }
-        }
+        let factors = self.factors(cx)?;
         self.finish(cx, self.tail, sums, output, dims, &factors)
     }
 }
