@@ -186,6 +186,79 @@ pub(crate) struct Compilation {
     pub device_constants: Vec<u32>,
 }
 
+impl Compilation {
+    /// The work of a run with inputs of these dimensions, and the values that its outputs are; `address` tells where
+    /// constants are.
+    pub fn expand<'b>(
+        &'b self,
+        target: Target<'b>,
+        inputs: &[Vec<usize>],
+        address: &dyn Fn(ValueId) -> Option<u64>,
+    ) -> Result<(Builder<'b>, Vec<ValueId>)> {
+        let mut builder = Builder::new(target, &self.declared);
+        for (value, dims) in &self.constants {
+            if let Some(address) = address(*value) {
+                builder.states[*value].home = Home::Constant(address);
+            }
+            let scalar = builder.scalar(*value);
+            builder.define(*value, scalar, dims)?;
+        }
+        for (&value, dims) in self.inputs.iter().zip(inputs) {
+            let scalar = builder.scalar(value);
+            builder.define(value, scalar, dims)?;
+        }
+        for (number, node) in self.nodes.iter().enumerate() {
+            let mut expansion = Expansion {
+                builder: &mut builder,
+                inputs: &node.inputs,
+                outputs: &node.outputs,
+                derived: &node.derived,
+                node: number as u32,
+            };
+            node.operator.expand(&mut expansion).map_err(|error| Error {
+                message: format!("node '{}' ({}): {}", node.name, node.op_type, error.message),
+                ..error
+            })?;
+        }
+        let outputs = self.claim_outputs(&mut builder)?;
+        Ok((builder, outputs))
+    }
+
+    /// Outputs that are inputs or constants, or handed out twice, are copied at the end.
+    fn claim_outputs(&self, builder: &mut Builder<'_>) -> Result<Vec<ValueId>> {
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        for (number, &value) in self.outputs.iter().enumerate() {
+            if builder.states[value].home == Home::Output(number as u32) {
+                outputs.push(value);
+                continue;
+            }
+            let dims = builder.dims(value).to_vec();
+            let copy = builder.scratch(builder.scalar(value), &dims)?;
+            builder.states[copy].home = Home::Output(number as u32);
+            builder.view(u32::MAX, copy, value, 0)?;
+            outputs.push(copy);
+        }
+        Ok(outputs)
+    }
+
+    /// The constants that runs read, where the graph declares every dimension of its inputs: an operator that makes
+    /// constants of its own reads those or what they were made from. `None`: all may be read.
+    pub fn constants_read(&self, target: Target<'_>) -> Option<HashSet<ValueId>> {
+        let known = |dim: &DeclaredDim| match dim {
+            DeclaredDim::Known(size) => Some(*size),
+            _ => None,
+        };
+        let inputs: Option<Vec<Vec<usize>>> = self
+            .inputs
+            .iter()
+            .map(|&value| self.declared[value].dims.as_ref()?.iter().map(known).collect())
+            .collect();
+        let (builder, _) = self.expand(target, &inputs?, &|_| Some(0)).ok()?;
+        let touched = builder.works.iter().flat_map(|work| work.touched());
+        Some(touched.map(|value| builder.root(value).0).collect())
+    }
+}
+
 /// Lowers every node of a claimed subgraph for `arch`; also gives the constants that operators make, by value.
 pub(crate) fn compile<'a>(
     graph: GraphView<'a>,

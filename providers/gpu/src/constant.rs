@@ -8,6 +8,7 @@ use tenon_plugin_api::{Error, GraphView, Result};
 
 use crate::device::Opened;
 use crate::driver::{Mark, Queue, Side};
+use crate::fixed::Results;
 
 /// Bytes that are staged at a time.
 const PIECE: usize = 8 << 20;
@@ -19,10 +20,29 @@ pub(crate) struct Derived<'a> {
     pub fill: Box<dyn FnOnce(&mut [u8]) -> Result<()> + 'a>,
 }
 
-/// The device copies of a graph's constants.
-pub(crate) struct Constants {
+/// Device memory that is given back when it is dropped.
+pub(crate) struct Block {
     opened: Arc<Opened>,
-    block: Option<u64>,
+    pub address: u64,
+}
+
+impl Block {
+    pub fn new(opened: &Arc<Opened>, bytes: usize) -> Result<Block> {
+        Ok(Block { opened: opened.clone(), address: opened.pool.allocate(bytes)? })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: the pool gave it, and an executable is not running when it is dropped.
+        unsafe { self.opened.pool.free(self.address) };
+    }
+}
+
+/// The device copies of a graph's constants.
+#[derive(Default)]
+pub(crate) struct Constants {
+    blocks: Vec<Block>,
     addresses: HashMap<u32, u64>,
 }
 
@@ -34,7 +54,7 @@ impl Constants {
         values: &[u32],
         derived: Vec<(u32, Derived<'_>)>,
     ) -> Result<Constants> {
-        let mut constants = Constants { opened: opened.clone(), block: None, addresses: HashMap::new() };
+        let mut constants = Constants::default();
         let mut sources: Vec<(u64, &[u8])> = Vec::new();
         let mut total = 0u64;
         for &value in values {
@@ -54,8 +74,9 @@ impl Constants {
         if total == 0 {
             return Ok(constants);
         }
-        let block = opened.pool.allocate(total as usize)?;
-        constants.block = Some(block);
+        let memory = Block::new(opened, total as usize)?;
+        let block = memory.address;
+        constants.blocks.push(memory);
         constants.addresses.values_mut().for_each(|address| *address += block);
         let mut staging = Staging::new(opened)?;
         for (offset, bytes) in sources {
@@ -73,18 +94,15 @@ impl Constants {
         Ok(constants)
     }
 
+    /// Takes in what was computed of constants.
+    pub fn adopt(&mut self, results: Results) {
+        self.addresses.extend(results.addresses);
+        self.blocks.push(results.block);
+    }
+
     /// The device address of constant `value`.
     pub fn address(&self, value: u32) -> Option<u64> {
         self.addresses.get(&value).copied()
-    }
-}
-
-impl Drop for Constants {
-    fn drop(&mut self) {
-        if let Some(block) = self.block {
-            // SAFETY: the pool gave it, and an executable is not running when it is dropped.
-            unsafe { self.opened.pool.free(block) };
-        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::compile;
 use crate::constant::Constants;
 use crate::driver::{Context, Driver, Facts};
 use crate::executable::GpuExecutable;
+use crate::fixed;
 use crate::kernels::Kernels;
 use crate::memory::Pool;
 use crate::pack::Images;
@@ -217,9 +218,18 @@ impl Device for GpuDevice {
     }
 
     fn compile(&self, request: &CompileRequest<'_>) -> Result<GpuExecutable> {
-        let (compilation, derived) = compile::compile(request.graph, self.opened.arch)?;
+        let (mut compilation, mut derived) = compile::compile(request.graph, self.opened.arch)?;
+        let results = fixed::compute(&self.opened, request.graph, &mut compilation, &mut derived)?;
+        let has = |symbol: &str| self.opened.kernels.has(symbol);
+        if !derived.is_empty()
+            && let Some(read) = compilation.constants_read(self.opened.target(&has))
+        {
+            compilation.device_constants.retain(|&value| read.contains(&(value as usize)));
+            derived.retain(|(value, _)| read.contains(&(*value as usize)));
+        }
         let values = &compilation.device_constants;
-        let constants = Constants::upload(&self.opened, request.graph, values, derived)?;
+        let mut constants = Constants::upload(&self.opened, request.graph, values, derived)?;
+        results.into_iter().for_each(|results| constants.adopt(results));
         Ok(GpuExecutable::new(self.opened.clone(), compilation, constants))
     }
 

@@ -8,11 +8,10 @@ use tenon_plugin_api::provider::{self, RunRequest, Stream};
 use tenon_plugin_api::{DType, Error, Result, TensorView};
 
 use crate::compile::Compilation;
-use crate::constant::Constants;
+use crate::constant::{Block, Constants};
 use crate::device::Opened;
 use crate::driver::{Arguments, Queue, Side};
-use crate::operator::Expansion;
-use crate::schedule::{Builder, Home, Location, Patch, ReadyLaunch, Schedule, Step};
+use crate::schedule::{Location, Patch, ReadyLaunch, Schedule, Step, ValueId};
 use crate::stream::{GpuRecording, GpuStream};
 use crate::timeline::Span;
 
@@ -127,56 +126,34 @@ impl GpuExecutable {
         Ok(prepared)
     }
 
-    fn schedule(&self, inputs: &[TensorView<'_>]) -> Result<Schedule> {
-        let graph = &self.compilation;
-        let has = |symbol: &str| self.opened.kernels.has(symbol);
-        let mut builder = Builder::new(self.opened.target(&has), &graph.declared);
-        for (value, dims) in &graph.constants {
-            if let Some(address) = self.constants.address(*value as u32) {
-                builder.states[*value].home = Home::Constant(address);
-            }
-            let scalar = builder.scalar(*value);
-            builder.define(*value, scalar, dims)?;
+    /// Runs a graph without inputs to the end; gives the memory of its outputs, and where each of them lies.
+    pub(crate) fn run_once(&self) -> Result<(Block, Vec<u64>)> {
+        let schedule = self.schedule(&[])?;
+        let mut offsets = Vec::with_capacity(schedule.outputs.len());
+        let mut total = 0;
+        for (_, _, bytes) in &schedule.outputs {
+            offsets.push(total);
+            total += bytes.next_multiple_of(256) as u64;
         }
-        for (&value, input) in graph.inputs.iter().zip(inputs) {
-            let dims: Option<Vec<usize>> =
-                input.dims().iter().map(|&dim| usize::try_from(dim).ok()).collect();
-            let dims = dims.ok_or_else(|| Error::invalid("an input has a negative dimension"))?;
-            let scalar = builder.scalar(value);
-            builder.define(value, scalar, &dims)?;
-        }
-        for (number, node) in graph.nodes.iter().enumerate() {
-            let mut expansion = Expansion {
-                builder: &mut builder,
-                inputs: &node.inputs,
-                outputs: &node.outputs,
-                derived: &node.derived,
-                node: number as u32,
-            };
-            node.operator.expand(&mut expansion).map_err(|error| Error {
-                message: format!("node '{}' ({}): {}", node.name, node.op_type, error.message),
-                ..error
-            })?;
-        }
-        let outputs = self.claim_outputs(&mut builder)?;
-        builder.finish(&outputs, &self.opened.kernels)
+        let block = Block::new(&self.opened, total.max(1) as usize)?;
+        let outputs: Vec<u64> = offsets.into_iter().map(|offset| block.address + offset).collect();
+        let stream = GpuStream::new(self.opened.clone())?;
+        let addresses = self.addresses(&stream, &schedule, SmallVec::new(), outputs.as_slice().into())?;
+        self.queue_all(stream.queue, &schedule, &addresses)?;
+        stream.synchronize()?;
+        Ok((block, outputs))
     }
 
-    /// Outputs that are inputs or constants, or handed out twice, are copied at the end.
-    fn claim_outputs(&self, builder: &mut Builder<'_>) -> Result<Vec<usize>> {
-        let mut outputs = Vec::with_capacity(self.compilation.outputs.len());
-        for (number, &value) in self.compilation.outputs.iter().enumerate() {
-            if builder.states[value].home == Home::Output(number as u32) {
-                outputs.push(value);
-                continue;
-            }
-            let dims = builder.dims(value).to_vec();
-            let copy = builder.scratch(builder.scalar(value), &dims)?;
-            builder.states[copy].home = Home::Output(number as u32);
-            builder.view(u32::MAX, copy, value, 0)?;
-            outputs.push(copy);
-        }
-        Ok(outputs)
+    fn schedule(&self, inputs: &[TensorView<'_>]) -> Result<Schedule> {
+        let has = |symbol: &str| self.opened.kernels.has(symbol);
+        let dims = |input: &TensorView<'_>| -> Option<Vec<usize>> {
+            input.dims().iter().map(|&dim| usize::try_from(dim).ok()).collect()
+        };
+        let dims: Option<Vec<Vec<usize>>> = inputs.iter().map(dims).collect();
+        let dims = dims.ok_or_else(|| Error::invalid("an input has a negative dimension"))?;
+        let address = |value: ValueId| self.constants.address(value as u32);
+        let (builder, outputs) = self.compilation.expand(self.opened.target(&has), &dims, &address)?;
+        builder.finish(&outputs, &self.opened.kernels)
     }
 
     fn check(&self, request: &RunRequest<'_, GpuStream>) -> Result<()> {
@@ -208,9 +185,7 @@ impl GpuExecutable {
             let data = request.allocate_output(index as u32, dtype, dims, *bytes)?;
             outputs.push(data.addr() as u64);
         }
-        let arena = if schedule.arena_bytes > 0 { stream.arena(schedule.arena_bytes)? } else { 0 };
-        let zeroed = if schedule.zeroed_bytes > 0 { stream.zeroed(schedule.zeroed_bytes)? } else { 0 };
-        let addresses = Addresses { inputs, outputs, arena, zeroed };
+        let addresses = self.addresses(stream, schedule, inputs, outputs)?;
         if self.opened.timeline.is_on() {
             return self.queue_timed(stream, schedule, &addresses);
         }
@@ -218,6 +193,18 @@ impl GpuExecutable {
             return self.queue_all(stream.queue, schedule, &addresses);
         }
         self.replay(stream, &prepared, addresses)
+    }
+
+    fn addresses(
+        &self,
+        stream: &GpuStream,
+        schedule: &Schedule,
+        inputs: SmallVec<[u64; 8]>,
+        outputs: SmallVec<[u64; 8]>,
+    ) -> Result<Addresses> {
+        let arena = if schedule.arena_bytes > 0 { stream.arena(schedule.arena_bytes)? } else { 0 };
+        let zeroed = if schedule.zeroed_bytes > 0 { stream.zeroed(schedule.zeroed_bytes)? } else { 0 };
+        Ok(Addresses { inputs, outputs, arena, zeroed })
     }
 
     /// Starts the captured graph of these addresses; captures it when they come for the second time.

@@ -8,6 +8,7 @@ mod device;
 pub mod driver;
 mod embedded;
 mod executable;
+mod fixed;
 mod fusion;
 mod gate;
 mod kernels;

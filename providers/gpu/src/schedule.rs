@@ -82,6 +82,17 @@ pub(crate) enum Task {
     },
 }
 
+impl Work {
+    /// The values that it reads and writes.
+    pub fn touched(&self) -> Vec<ValueId> {
+        match &self.task {
+            Task::Plan { operands, .. } => operands.iter().flatten().copied().collect(),
+            Task::Map(map) => map.inputs.iter().map(|input| input.value).chain([map.output]).collect(),
+            Task::Copy { to, from, .. } => vec![*to, *from],
+        }
+    }
+}
+
 /// What work is planned for.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'b> {
@@ -334,20 +345,11 @@ impl<'b, 'k> Layout<'b, 'k> {
         Ok(layout)
     }
 
-    /// The values that a work touches.
-    fn touched(work: &Work) -> Vec<ValueId> {
-        match &work.task {
-            Task::Plan { operands, .. } => operands.iter().flatten().copied().collect(),
-            Task::Map(map) => map.inputs.iter().map(|input| input.value).chain([map.output]).collect(),
-            Task::Copy { to, from, .. } => vec![*to, *from],
-        }
-    }
-
     fn place(&mut self) {
         let mut lives: Vec<Life> = Vec::new();
         let mut known: HashMap<ValueId, usize> = HashMap::new();
         for (position, work) in self.builder.works.iter().enumerate() {
-            for value in Layout::touched(work) {
+            for value in work.touched() {
                 let (root, _) = self.builder.root(value);
                 if self.builder.states[root].home != Home::Arena {
                     continue;

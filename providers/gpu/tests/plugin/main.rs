@@ -11,7 +11,9 @@ mod pick;
 mod products;
 mod quantize;
 mod recurrent;
+mod region;
 mod sampling;
+mod signal;
 mod tuned;
 
 use harness::{Array, Session, download, open, upload};
@@ -182,6 +184,45 @@ fn views_need_no_work_and_outputs_that_are_inputs_are_copied() {
         device.timeline_stop().unwrap().into_iter().map(|entry| entry.symbol).collect();
     assert_eq!((output.dims, output.values), (vec![3, 4], input.values));
     assert_eq!(symbols, ["copy"]);
+}
+
+#[test]
+fn work_that_constants_determine_is_done_once() {
+    let device = open(&[]);
+    let mut random = fastrand::Rng::with_seed(9);
+    let codes: Vec<i8> = (0..15).map(|_| random.i8(..)).collect();
+    let mut graph = GraphBuilder::new();
+    let x = graph.input("x", DType::F32, Some(&[-1, 3]));
+    let bytes: Vec<u8> = codes.iter().map(|code| code.to_le_bytes()[0]).collect();
+    let codes_value = graph.constant("codes", DType::I8, &[3, 5], &bytes);
+    let scale = graph.constant("scale", DType::F32, &[], &0.25f32.to_le_bytes());
+    let [wide, weight, y, twice] = [("wide", [3, 5]), ("weight", [3, 5]), ("y", [-1, 5]), ("twice", [3, 5])]
+        .map(|(name, dims)| graph.value(name, DType::F32, Some(&dims)));
+    let cast = graph.node("Cast", 13, &[codes_value], &[wide]);
+    graph.attribute(cast, "to", AttributeValue::Int(1));
+    graph.node("Mul", 14, &[wide, scale], &[weight]);
+    graph.node("MatMul", 13, &[x, weight], &[y]);
+    // What is handed out is made by the run.
+    graph.node("Add", 14, &[weight, weight], &[twice]);
+    graph.output(y);
+    graph.output(twice);
+    let mut session = Session::new(&device, &graph.build(), 2);
+    for rows in [2, 4, 2] {
+        let input = Array::random(&[rows, 3], &mut random);
+        device.timeline_start().unwrap();
+        let outputs = session.run(std::slice::from_ref(&input));
+        let timeline = device.timeline_stop().unwrap();
+        let types: Vec<&str> = timeline.iter().map(|entry| entry.op_type.as_str()).collect();
+        assert_eq!(types, ["MatMul", "Add"]);
+        let weight = |k: usize, n: usize| f32::from(codes[k * 5 + n]) * 0.25;
+        for (at, got) in outputs[0].values.iter().enumerate() {
+            let (m, n) = (at / 5, at % 5);
+            let expected: f64 =
+                (0..3).map(|k| f64::from(input.values[m * 3 + k]) * f64::from(weight(k, n))).sum();
+            assert!((f64::from(*got) - expected).abs() < 1e-4, "{got} {expected}");
+        }
+        assert!((0..15).all(|at| outputs[1].values[at] == 2.0 * weight(at / 5, at % 5)));
+    }
 }
 
 #[test]
