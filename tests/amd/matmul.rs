@@ -81,7 +81,7 @@ fn operand(
 }
 
 /// The same with a random scale for each block along K, whose products stay near one. `values` are scaled ones; the second
-/// result is the address of the packed scales: A's by the device, B's by the host.
+/// result is the address of the packed scales, which the device packs as the host does.
 fn scaled_operand(
     machine: &Machine,
     random: &mut fastrand::Rng,
@@ -111,22 +111,13 @@ fn scaled_operand(
         }
     }
     let packed_bytes = blocks::packed_bytes(element, rows, k);
-    let packed = match side {
-        Side::A => {
-            let packed = machine.poisoned(count * packed_bytes);
-            let plan = blocks::pack_plan(machine.family.name, element, side, [count, rows, k]);
-            machine
-                .run(&plan.expect("a plan"), &[packed, machine.upload(&scales)])
-                .expect("scales are packed");
-            packed
-        }
-        Side::B => {
-            let matrices = scales.chunks(rows * blocks);
-            let packed: Vec<u8> =
-                matrices.flat_map(|scales| blocks::pack(element, side, [rows, k], scales)).collect();
-            machine.upload(&packed)
-        }
-    };
+    let packed = machine.poisoned(count * packed_bytes);
+    let plan = blocks::pack_plan(machine.family.name, element, side, [count, rows, k]).expect("a plan");
+    machine.run(&plan, &[packed, machine.upload(&scales)]).expect("scales are packed");
+    let on_host = scales.chunks(rows * blocks);
+    let on_host: Vec<u8> =
+        on_host.flat_map(|scales| blocks::pack(element, side, [rows, k], scales)).collect();
+    assert_eq!(machine.download::<u8>(packed, on_host.len()), on_host, "{element:?} {side:?} {rows} x {k}");
     (Operand { address: machine.upload(&memory), values }, packed)
 }
 
@@ -554,42 +545,54 @@ fn packed_weights_agree_with_the_reference() {
         (8, 32, false, Scalar::F32, 70, 130),
         (8, 64, true, Scalar::BF16, 64, 192),
     ];
+    // A block and a bit of every form that has a kernel, for one row and for so many that weights are unpacked.
+    let every = [4, 8].into_iter().flat_map(|bits| {
+        let scalars = [Scalar::F16, Scalar::BF16, Scalar::F32];
+        let groups = scalars.into_iter().flat_map(|scalar| [16, 32, 64, 128].map(|group| (scalar, group)));
+        groups.flat_map(move |(scalar, group)| {
+            [false, true].map(|has_zeros| (bits, group, has_zeros, scalar, 34, group + 16))
+        })
+    });
+    let every = every.flat_map(|form| [3, 70].map(|m| (form, m)));
+    // So few tiles of such depth that workgroups share them, in parts of different length.
+    let long = [(8, 64, true, Scalar::BF16, 64, 16_456), (4, 32, false, Scalar::F16, 34, 33_000)];
+    let long = long.into_iter().flat_map(|form| [3, 17].map(|m| (form, m)));
+    let cases: Vec<_> =
+        forms.into_iter().flat_map(|form| [1, 21, 61].map(|m| (form, m))).chain(every).chain(long).collect();
     for machine in Machine::all() {
-        for (bits, group, has_zeros, scalar, n, k) in forms {
-            for m in [1, 21, 61] {
-                let weights = nbits::Weights { n, k, bits, group, has_zeros, scalar };
-                let source = Random::new(&mut random, weights);
-                let mut packed = vec![0; weights.packed_bytes()];
-                let order = nbits::order(machine.family.name).expect("an order");
-                nbits::pack(&weights, order, &source, &mut packed).expect("the weights fit");
-                let element = match scalar {
-                    Scalar::BF16 => Element::BF16,
-                    Scalar::F16 => Element::F16,
-                    _ => Element::F32,
-                };
-                let a = operand(&machine, &mut random, element, [1, m, k], &Matrix::packed(k));
-                let bias = operand(&machine, &mut random, element, [1, 1, n], &Matrix::packed(n));
-                let bytes = scalar.bytes();
-                let result = machine.poisoned(m * n * bytes);
-                let epilogue = Epilogue { bias: Some(Bias::Output), ..Epilogue::default() };
-                let problem = nbits::NBits { weights, m, epilogue };
-                let plan = nbits::plan_for(machine.family.name, &problem, &machine.chip()).expect("a plan");
-                let operands = [a.address, machine.upload(&packed), result, bias.address];
-                let what = format!("{m} rows of {weights:?} on {}", machine.family.name);
-                machine.run(&plan, &operands).unwrap_or_else(|error| panic!("{what}: {error}"));
-                let found: Vec<u8> = machine.download(result, m * n * bytes);
-                let found: Vec<f64> = found.chunks(bytes).map(|value| number(element, value)).collect();
-                let term =
-                    |row: usize, column: usize, x: usize| a.values[row * k + x] * source.value(column, x);
-                let wanted: Vec<f64> = (0..m * n)
-                    .map(|at| {
-                        let (row, column) = (at / n, at % n);
-                        (0..k).map(|x| term(row, column, x)).sum::<f64>() + bias.values[column]
-                    })
-                    .collect();
-                let rounding = if bytes == 4 { 0.0 } else { 1.0 / 256.0 };
-                assert_close(&what, &found, &wanted, 1e-4 * f64::from(1u32 << bits), rounding);
-            }
+        for &((bits, group, has_zeros, scalar, n, k), m) in &cases {
+            let weights = nbits::Weights { n, k, bits, group, has_zeros, scalar };
+            let source = Random::new(&mut random, weights);
+            let mut packed = vec![0; weights.packed_bytes()];
+            let order = nbits::order(machine.family.name).expect("an order");
+            nbits::pack(&weights, order, &source, &mut packed).expect("the weights fit");
+            let element = match scalar {
+                Scalar::BF16 => Element::BF16,
+                Scalar::F16 => Element::F16,
+                _ => Element::F32,
+            };
+            let a = operand(&machine, &mut random, element, [1, m, k], &Matrix::packed(k));
+            let bias = operand(&machine, &mut random, element, [1, 1, n], &Matrix::packed(n));
+            let bytes = scalar.bytes();
+            let result = machine.poisoned(m * n * bytes);
+            let epilogue = Epilogue { bias: Some(Bias::Output), ..Epilogue::default() };
+            let problem = nbits::NBits { weights, m, epilogue };
+            let plan = nbits::plan_for(machine.family.name, &problem, &machine.chip()).expect("a plan");
+            assert!(k < 1 << 14 || plan.launches[0].grid[2] > 1, "K of {k} is not split");
+            let operands = [a.address, machine.upload(&packed), result, bias.address];
+            let what = format!("{m} rows of {weights:?} on {}", machine.family.name);
+            machine.run(&plan, &operands).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let found: Vec<u8> = machine.download(result, m * n * bytes);
+            let found: Vec<f64> = found.chunks(bytes).map(|value| number(element, value)).collect();
+            let term = |row: usize, column: usize, x: usize| a.values[row * k + x] * source.value(column, x);
+            let wanted: Vec<f64> = (0..m * n)
+                .map(|at| {
+                    let (row, column) = (at / n, at % n);
+                    (0..k).map(|x| term(row, column, x)).sum::<f64>() + bias.values[column]
+                })
+                .collect();
+            let rounding = if bytes == 4 { 0.0 } else { 1.0 / 256.0 };
+            assert_close(&what, &found, &wanted, 1e-4 * f64::from(1u32 << bits), rounding);
         }
     }
 }

@@ -1,11 +1,10 @@
-//! The kernels of `kernels/device` whose results depend on order: running sums, the best elements, scattered updates, and
-//! tokens drawn from scores.
+//! The kernels of `kernels/device` whose results depend on order: running sums, the best elements, norms of lines, and tokens
+//! drawn from scores.
 
 use tenon_kernels::cpu::sampling::Sampling;
 use tenon_kernels::gpu::order::{self, Lines, Scan};
 use tenon_kernels::gpu::sampling;
 use tenon_kernels::gpu::scalar::Scalar;
-use tenon_kernels::gpu::scatter::{Reduction, Scatter};
 
 use crate::device::{download, random, rounding, upload};
 use crate::harness::{Machine, assert_close};
@@ -33,11 +32,24 @@ fn scanned(lines: Lines, scan: Scan, x: &[f64]) -> Vec<f64> {
     y
 }
 
+/// Every line replaced by what a function makes of it.
+fn mapped(lines: Lines, x: &[f64], function: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+    let mut y = vec![0.0; x.len()];
+    for number in 0..lines.outer * lines.inner {
+        let values: Vec<f64> = line(lines, number).map(|at| x[at]).collect();
+        line(lines, number).zip(function(&values)).for_each(|(at, value)| y[at] = value);
+    }
+    y
+}
+
 #[test]
 fn running_sums_and_products_agree_with_the_reference() {
+    use Scalar::{BF16, F16, F32, F64, I32, I64, U32, U64};
     let plain = Scan::default();
     let cases = [
         (Scalar::F32, Lines { outer: 2, size: 1030, inner: 3 }, plain),
+        (Scalar::F32, Lines { outer: 1, size: 7001, inner: 1 }, Scan { is_exclusive: true, ..plain }),
+        (Scalar::I32, Lines { outer: 2, size: 4500, inner: 1 }, Scan { is_reverse: true, ..plain }),
         (Scalar::F32, Lines { outer: 3, size: 500, inner: 1 }, Scan { is_exclusive: true, ..plain }),
         (Scalar::F64, Lines { outer: 1, size: 700, inner: 2 }, Scan { is_reverse: true, ..plain }),
         (
@@ -52,10 +64,26 @@ fn running_sums_and_products_agree_with_the_reference() {
             Scan { is_product: true, is_reverse: true, is_exclusive: true },
         ),
     ];
+    let types = [F32, F16, BF16, F64, I32, I64, U32, U64].into_iter().flat_map(|scalar| {
+        let exclusive = Scan { is_exclusive: true, ..plain };
+        [
+            (scalar, Lines { outer: 2, size: 131, inner: 3 }, plain),
+            (scalar, Lines { outer: 3, size: 300, inner: 1 }, exclusive),
+            // Long enough to be cut into parts.
+            (scalar, Lines { outer: 1, size: 2300, inner: 1 }, plain),
+            (scalar, Lines { outer: 40, size: 17, inner: 3 }, Scan { is_reverse: true, ..plain }),
+            // In parts.
+            (scalar, Lines { outer: 1, size: 4500, inner: 1 }, plain),
+        ]
+    });
     for machine in Machine::all() {
-        for (scalar, lines, scan) in cases {
+        for (scalar, lines, scan) in cases.into_iter().chain(types.clone()) {
             let count = lines.outer * lines.size * lines.inner;
-            let (low, high) = if scan.is_product { (0.8, 1.2) } else { (-20.0, 20.0) };
+            let (low, high) = match scalar {
+                _ if scan.is_product => (0.8, 1.2),
+                U32 | U64 => (0.0, 20.0),
+                _ => (-20.0, 20.0),
+            };
             let (x, values) = upload(&machine, scalar, &random(31, count, low, high));
             let y = machine.poisoned(count * scalar.bytes());
             let plan = order::scan(scalar, lines, scan).expect("lines of a type that is summed");
@@ -81,8 +109,14 @@ fn the_best_elements_are_those_of_a_sort() {
         (Scalar::F16, Lines { outer: 3, size: 1000, inner: 1 }, 1000, true),
         (Scalar::I8, Lines { outer: 1, size: 777, inner: 2 }, 50, true),
     ];
+    use Scalar::{BF16, F64, I16, I32, I64, U8, U16, U32, U64};
+    let others = [BF16, F64, I64, I32, I16, U64, U32, U16, U8];
+    let others = others.into_iter().enumerate().map(|(at, scalar)| {
+        let lines = Lines { outer: 2, size: 301, inner: 1 + at % 2 };
+        (scalar, lines, 9, at % 3 == 0)
+    });
     for machine in Machine::all() {
-        for (scalar, lines, k, is_largest) in cases {
+        for (scalar, lines, k, is_largest) in cases.into_iter().chain(others.clone()) {
             let count = lines.outer * lines.size * lines.inner;
             let (x, values) = upload(&machine, scalar, &random(32, count, -100.0, 100.0));
             let kept = lines.outer * lines.inner * k;
@@ -115,49 +149,37 @@ fn the_best_elements_are_those_of_a_sort() {
 }
 
 #[test]
-fn scattered_updates_combine_in_their_order() {
-    let (data, updates, axis) = ([37usize, 5], [90usize, 4], 0);
-    let count = data.iter().product::<usize>();
-    let total = updates.iter().product::<usize>();
+fn lines_are_divided_by_their_norms_and_marked_at_their_largest() {
+    let cases = [Lines { outer: 3, size: 70, inner: 5 }, Lines { outer: 5, size: 333, inner: 1 }];
     for machine in Machine::all() {
-        let (indices, places) = upload(
-            &machine,
-            Scalar::I64,
-            &random(33, total, -37.0, 36.9).into_iter().map(f64::floor).collect::<Vec<_>>(),
-        );
-        let (from, values) = upload(&machine, Scalar::F32, &random(34, total, -2.0, 2.0));
-        let scatter = Scatter::elements(&data, &updates, axis, true).expect("updates inside the data");
-        for reduction in [None, Some(Reduction::Add), Some(Reduction::Multiply), Some(Reduction::Max)] {
-            let (to, mut wanted) = upload(&machine, Scalar::F32, &random(35, count, -2.0, 2.0));
-            match reduction {
-                None => {
-                    let marks = machine.upload(&vec![0u32; scatter.marks()]);
-                    machine.run(&scatter.write(4), &[to, marks, indices, from])
+        for scalar in [Scalar::F32, Scalar::F16, Scalar::BF16, Scalar::F64] {
+            for lines in cases {
+                let count = lines.outer * lines.size * lines.inner;
+                let (x, values) = upload(&machine, scalar, &random(38, count, -3.0, 3.0));
+                let what = format!("{scalar:?} {lines:?} on {}", machine.family.name);
+                for order in [1, 2] {
+                    let y = machine.poisoned(count * scalar.bytes());
+                    let plan = order::normalize(scalar, lines, order).expect("real lines");
+                    machine.run(&plan, &[y, x]).unwrap_or_else(|error| panic!("{what}: {error}"));
+                    let wanted = mapped(lines, &values, |line| {
+                        let norm = match order {
+                            1 => line.iter().map(|v| v.abs()).sum::<f64>(),
+                            _ => line.iter().map(|v| v * v).sum::<f64>().sqrt(),
+                        };
+                        line.iter().map(|v| v / norm).collect()
+                    });
+                    let found = download(&machine, scalar, y, count);
+                    assert_close(&what, &found, &wanted, 1e-7, 4.0 * rounding(scalar));
                 }
-                Some(reduction) => {
-                    let plan = scatter.reduce(Scalar::F32, reduction).expect("f32 is reduced");
-                    machine.run(&plan, &[to, indices, from])
-                }
+                let y = machine.poisoned(count * scalar.bytes());
+                let plan = order::hardmax(scalar, lines).expect("real lines");
+                machine.run(&plan, &[y, x]).unwrap_or_else(|error| panic!("{what}: {error}"));
+                let wanted = mapped(lines, &values, |line| {
+                    let best = (1..line.len()).fold(0, |best, i| if line[i] > line[best] { i } else { best });
+                    (0..line.len()).map(|i| if i == best { 1.0 } else { 0.0 }).collect()
+                });
+                assert_close(&what, &download(&machine, scalar, y, count), &wanted, 0.0, 0.0);
             }
-            .unwrap_or_else(|error| panic!("{reduction:?}: {error}"));
-            for (at, (&place, &value)) in places.iter().zip(&values).enumerate() {
-                let row = if place < 0.0 { place as i64 + 37 } else { place as i64 } as usize;
-                let held = &mut wanted[row * data[1] + at % updates[1]];
-                *held = match reduction {
-                    None => value,
-                    Some(Reduction::Add) => *held + value,
-                    Some(Reduction::Multiply) => *held * value,
-                    Some(Reduction::Max) => held.max(value),
-                    Some(Reduction::Min) => held.min(value),
-                };
-            }
-            assert_close(
-                &format!("{reduction:?}"),
-                &download(&machine, Scalar::F32, to, count),
-                &wanted,
-                1e-5,
-                1e-5,
-            );
         }
     }
 }
@@ -172,7 +194,9 @@ fn drawn_tokens_are_those_of_the_reference() {
         Sampling { temperature: 0.0, top_k: 3, top_p: 0.5, min_p: 0.0, seed: 1 },
     ];
     for machine in Machine::all() {
-        for (scalar, columns) in [(Scalar::F32, 1003), (Scalar::F16, 4096), (Scalar::BF16, 20_004)] {
+        let (short, long) = ([Scalar::F32, Scalar::F16, Scalar::BF16], [Scalar::F16, Scalar::BF16]);
+        let cases = short.map(|scalar| (scalar, 1003)).into_iter().chain(long.map(|scalar| (scalar, 4096)));
+        for (scalar, columns) in cases.chain([(Scalar::BF16, 20_004), (Scalar::F32, 2052)]) {
             let rows = choices.len();
             let (scores, values) = upload(&machine, scalar, &random(36, rows * columns, -9.0, 9.0));
             let each =

@@ -8,6 +8,7 @@ use tenon_kernels::gpu::matmul::{
 use tenon_kernels::gpu::quantize::{self, Granularity, Linear, Rules, Sharing};
 use tenon_kernels::gpu::scalar::Scalar;
 
+use crate::device::{random, upload};
 use crate::harness::Machine;
 
 const FLOAT8: [(Scalar, Float8); 4] = [
@@ -52,7 +53,14 @@ fn small_floats_are_rounded_as_the_reference_does() {
 #[test]
 fn blocks_of_packed_integers_have_scales_and_zero_points() {
     let mut random = fastrand::Rng::with_seed(2);
-    let (rows, columns, block) = (3usize, 21usize, 8usize);
+    // Lines that are whole packs, and that are not.
+    for columns in [21, 24, 64] {
+        packed_integers(&mut random, columns);
+    }
+}
+
+fn packed_integers(random: &mut fastrand::Rng, columns: usize) {
+    let (rows, block) = (3usize, 8usize);
     let blocks = columns.div_ceil(block);
     let x: Vec<f32> = (0..rows * columns).map(|_| (random.f32() - 0.5) * 9.0).collect();
     let scales: Vec<f32> = (0..rows * blocks).map(|_| random.f32() + 0.3).collect();
@@ -146,7 +154,7 @@ fn sums_of_bytes_are_exact_and_scaled_once() {
 }
 
 #[test]
-fn windows_of_bytes_and_ranges_of_values_are_found() {
+fn windows_of_bytes_are_summed_exactly() {
     let mut random = fastrand::Rng::with_seed(4);
     let window = Window {
         batch: 2,
@@ -166,7 +174,6 @@ fn windows_of_bytes_and_ranges_of_values_are_found() {
     };
     let mut bytes = |count: usize| (0..count).map(|_| random.u8(..)).collect::<Vec<u8>>();
     let (x, w, zero) = (bytes(2 * 4 * 30), bytes(6 * 2 * 9), bytes(1));
-    let values: Vec<f32> = (0..777).map(|_| random.f32() * 7.0 - 2.0).collect();
     for machine in Machine::all() {
         let y = machine.poisoned(4 * 2 * 6 * 30);
         let operands = [y, machine.upload(&x), machine.upload(&w), machine.upload(&zero), 0];
@@ -185,12 +192,74 @@ fn windows_of_bytes_and_ranges_of_values_are_found() {
             }
             assert_eq!(got, sum, "at {at}");
         }
-        let (scale, own) = (machine.poisoned(4), machine.poisoned(1));
-        let plan = integer::dynamic_scale(Scalar::F32, values.len()).expect("a plan");
-        machine.run(&plan, &[scale, own, machine.upload(&values)]).expect("it runs");
-        let (low, high) = values.iter().fold((0f32, 0f32), |(low, high), &v| (low.min(v), high.max(v)));
-        let step = (high - low) / 255.0;
-        assert_eq!(machine.download::<f32>(scale, 1), [step]);
-        assert_eq!(machine.download::<u8>(own, 1), [(-low / step).round_ties_even() as u8]);
+    }
+}
+
+#[test]
+fn ranges_of_values_are_found() {
+    for machine in Machine::all() {
+        for scalar in [Scalar::F32, Scalar::F16, Scalar::BF16] {
+            let (x, values) = upload(&machine, scalar, &random(15, 777, -2.0, 5.0));
+            let (scale, own) = (machine.poisoned(4), machine.poisoned(1));
+            let plan = integer::dynamic_scale(scalar, values.len()).expect("a plan");
+            machine.run(&plan, &[scale, own, x]).expect("it runs");
+            let ends =
+                values.iter().fold((0f32, 0f32), |(low, high), &v| (low.min(v as f32), high.max(v as f32)));
+            let step = (ends.1 - ends.0) / 255.0;
+            assert_eq!(machine.download::<f32>(scale, 1), [step], "{scalar:?}");
+            assert_eq!(machine.download::<u8>(own, 1), [(-ends.0 / step).round_ties_even() as u8]);
+        }
+    }
+}
+
+#[test]
+fn packs_that_share_a_scale_become_the_codes_of_their_elements() {
+    let mut random = fastrand::Rng::with_seed(9);
+    let (rows, columns) = (3, 336);
+    let mut values: Vec<f64> = (0..rows * columns).map(|_| (random.f64() - 0.5) * 300.0).collect();
+    values[..6].copy_from_slice(&[f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, 1e-30, 3e38]);
+    let codes = [(Scalar::U8, 3.0, 0.0, 255.0), (Scalar::I8, -5.0, -128.0, 127.0)];
+    for machine in Machine::all() {
+        for real in [Scalar::F32, Scalar::F16, Scalar::BF16] {
+            let (from, values) = upload(&machine, real, &values);
+            let (scale, scales) = upload(&machine, Scalar::F32, &[0.37, 1.5, 2.0]);
+            let mut linear = Linear {
+                real,
+                code: Scalar::U8,
+                scale: Scalar::F32,
+                precision: Scalar::F32,
+                has_zero: true,
+                rules: Rules::default(),
+                granularity: Granularity { extents: [1, rows, columns], sharing: Sharing::Axis },
+            };
+            let quotient = |at: usize| values[at] as f32 / scales[at / columns] as f32;
+            for (code, zero, least, most) in codes {
+                linear.code = code;
+                let zeros = upload(&machine, code, &[zero; 3]).0;
+                let to = machine.poisoned(values.len());
+                let plan = linear.quantize().expect("types with a kernel");
+                assert_eq!(plan.launches[0].symbol, "narrow_quantize_packs");
+                machine.run(&plan, &[to, from, scale, zeros]).expect("it runs");
+                let got = crate::device::download(&machine, code, to, values.len());
+                for (at, got) in got.into_iter().enumerate() {
+                    let sum = f64::from(quotient(at)).round_ties_even() + zero;
+                    let want = if sum.is_nan() { 0.0 } else { sum.clamp(least, most) };
+                    assert_eq!(got, want, "{} / {} to {code:?}", values[at], scales[at / columns]);
+                }
+            }
+            linear.has_zero = false;
+            for (code, format) in [FLOAT8[0], FLOAT8[2]] {
+                linear.code = code;
+                let to = machine.poisoned(values.len());
+                machine
+                    .run(&linear.quantize().expect("types with a kernel"), &[to, from, scale, 0])
+                    .expect("it runs");
+                for (at, code) in machine.download::<u8>(to, values.len()).into_iter().enumerate() {
+                    let want = format.encode(quotient(at), true);
+                    let is_nan = format.decode(code).is_nan() && format.decode(want).is_nan();
+                    assert!(code == want || is_nan, "{} to {code:#x}, not {want:#x}", quotient(at));
+                }
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ mod amd;
 mod bank;
 mod compiler;
 mod fixture;
+mod listing;
 
 use compiler::Compiler;
 use fixture::{fixture, refusal};

@@ -5,13 +5,15 @@
     amdgcn.py build UNITS.json --cache FOLDER [--out FILE.pack] [--report FOLDER] [--filter TEXT] [--jobs N]
         compiles a family's units as `cargo xtask kernels` lists them, and writes the container that providers embed
     amdgcn.py waits FILE.s
-        prints every use of a register whose load no wait has retired
+        prints every use of a register whose load no wait has retired, and every barrier with writes to LDS under way
+    amdgcn.py loop FILE.s
+        prints the main loop of each kernel
 
 clang is that of PyPI's ziglang, the linker the Rust toolchain's rust-lld.
 
 Gates: no scratch, spills or dynamic stack; LDS as the planner counts it and within the chip; registers that allow the
 planned waves; for each kernel and for its main loop the mnemonics that must and must not occur; every loaded register is
-waited for before it is used, and a loop that prefetches never waits for all of its loads.
+waited for before it is used, writes to LDS before a barrier; a loop that prefetches never waits for all of its loads.
 """
 
 import argparse
@@ -163,12 +165,25 @@ def check(arguments):
         raise SystemExit("\n".join(broken))
 
 
+def listed(path):
+    """The kernels of a listing."""
+    kernels = amdgcn_listing.parse(kernel_pack.read(path).decode())
+    if not kernels:
+        raise SystemExit("the listing holds no kernel")
+    return kernels
+
+
 def waits(arguments):
-    assembly = kernel_pack.read(arguments.listing).decode()
-    kernels = amdgcn_listing.parse(assembly)
+    kernels = listed(arguments.listing)
     broken = [f"{kernel.symbol}: {fact}" for kernel in kernels for fact in amdgcn_wait.check(kernel.lines)]
-    if broken or not kernels:
-        raise SystemExit("\n".join(broken) or "the listing holds no kernel")
+    if broken:
+        raise SystemExit("\n".join(broken))
+
+
+def loop(arguments):
+    for kernel in listed(arguments.listing):
+        code = [line.text for line in amdgcn_listing.main_loop(kernel.lines) if line.text]
+        print("\n".join([f"{kernel.symbol}:", *(f"    {text}" for text in code)]))
 
 
 def main():
@@ -185,9 +200,10 @@ def main():
     one.add_argument("texts", nargs="+")
     one.set_defaults(run=check)
     kernel_pack.add_build(commands, Amdgcn())
-    wait = commands.add_parser("waits")
-    wait.add_argument("listing")
-    wait.set_defaults(run=waits)
+    for name, run_on in [("waits", waits), ("loop", loop)]:
+        command = commands.add_parser(name)
+        command.add_argument("listing")
+        command.set_defaults(run=run_on)
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -2,8 +2,9 @@
 
 Counters follow the CDNA3 and CDNA4 instruction sets: vector memory retires in order under vmcnt, LDS in order under
 lgkmcnt, scalar loads only at lgkmcnt(0). Flat accesses count under both and are taken for global ones. The check follows
-every path of a kernel; where paths meet, the youngest load counts. What direct-to-LDS loads write has no register: the loop that issues them must wait for
-some of them ahead of a barrier, or of the wave's own reads.
+every path of a kernel; where paths meet, the youngest access counts. A barrier hands LDS to other waves: no write of the
+wave may be under way there. What direct-to-LDS loads write has no register: the loop that issues them must wait for some of
+them ahead of a barrier, or of the wave's own reads.
 """
 
 import functools
@@ -11,6 +12,8 @@ import re
 
 REGISTER = re.compile(r"\b([vas])(\d+)\b|\b([vas])\[(\d+):(\d+)\]|\b(vcc)(_lo|_hi)?\b")
 VECTOR, LDS, SCALAR = "vector memory", "LDS", "scalar memory"
+# Stands for all that the wave wrote to LDS, as a register that writes load and barriers touch.
+WRITTEN = frozenset(["LDS"])
 
 
 def registers(text):
@@ -39,14 +42,16 @@ def decode(text):
     elif mnemonic.startswith(("s_load", "s_buffer_load", "s_memtime", "s_memrealtime", "s_scratch_load")):
         kind = SCALAR
     if kind is None:
-        return None, frozenset(), registers(operands)
+        return None, frozenset(), WRITTEN if mnemonic == "s_barrier" else registers(operands)
+    writes_lds = kind == LDS and not re.match(r"ds_(read|permute|bpermute|swizzle|gws)", mnemonic)
+    written = WRITTEN if writes_lds else frozenset()
     is_direct = "_lds_" in mnemonic or re.search(r"\blds\b", operands)
     is_load = re.search(r"_(load|read)|_rtn|permute|swizzle|^s_|append|consume", mnemonic)
     is_atomic = "_atomic_" in mnemonic and re.search(r"\bsc0\b", operands)
     if (is_load or is_atomic) and not is_direct:
         target, _, rest = operands.partition(",")
-        return kind, registers(target), registers(rest)
-    return kind, frozenset(), registers(operands)
+        return kind, registers(target) | written, registers(rest)
+    return kind, written, registers(operands)
 
 
 def is_direct_to_lds(text):
@@ -60,7 +65,7 @@ def waited(text):
 
 
 class Pending:
-    """Registers whose load may be under way, by kind, with the number of later accesses that retire behind it."""
+    """Registers whose load may be under way, and writes to LDS, by kind, with the number of later accesses that retire behind it."""
 
     def __init__(self, ages=None):
         self.counts = {VECTOR: 0, LDS: 0}
@@ -141,8 +146,15 @@ def blocks_of(lines):
     return blocks
 
 
+def told(text, early):
+    if "LDS" in early:
+        return f"`{text}` before the wait for writes to LDS"
+    return f"`{text}` touches {', '.join(sorted(early))} before the wait for its load"
+
+
 def check(lines):
-    """Every use of a register whose load no wait has retired, on any path, and every direct load that none awaits."""
+    """Every use of a register whose load no wait has retired, and every barrier ahead of the wait for a write to LDS, on any
+    path."""
     blocks = blocks_of(lines)
     inputs, work, found = {0: {}}, [0], {}
     while work:
@@ -152,7 +164,7 @@ def check(lines):
         for at, text in enumerate(code):
             early = step(pending, text)
             if early:
-                found[number, at] = f"`{text}` touches {', '.join(sorted(early))} before the wait for its load"
+                found[number, at] = told(text, early)
         ages = pending.ages()
         for target in follow:
             known = inputs.get(target)

@@ -34,71 +34,54 @@ typedef __bf16 bfloat;
 // N neighbours in registers.
 template <class T, int N> using vec = T __attribute__((ext_vector_type(N)));
 
-// Positions, each read from the hardware where it is used.
-struct ThreadIndex {
-    __declspec(property(get = get_x)) u32 x;
-    __declspec(property(get = get_y)) u32 y;
-    __declspec(property(get = get_z)) u32 z;
-    __device__ __forceinline__ u32 get_x() const { return __builtin_amdgcn_workitem_id_x(); }
-    __device__ __forceinline__ u32 get_y() const { return __builtin_amdgcn_workitem_id_y(); }
-    __device__ __forceinline__ u32 get_z() const { return __builtin_amdgcn_workitem_id_z(); }
-};
-struct BlockIndex {
-    __declspec(property(get = get_x)) u32 x;
-    __declspec(property(get = get_y)) u32 y;
-    __declspec(property(get = get_z)) u32 z;
-    __device__ __forceinline__ u32 get_x() const { return __builtin_amdgcn_workgroup_id_x(); }
-    __device__ __forceinline__ u32 get_y() const { return __builtin_amdgcn_workgroup_id_y(); }
-    __device__ __forceinline__ u32 get_z() const { return __builtin_amdgcn_workgroup_id_z(); }
-};
-struct BlockSize {
-    __declspec(property(get = get_x)) u32 x;
-    __declspec(property(get = get_y)) u32 y;
-    __declspec(property(get = get_z)) u32 z;
-    __device__ __forceinline__ u32 get_x() const { return __builtin_amdgcn_workgroup_size_x(); }
-    __device__ __forceinline__ u32 get_y() const { return __builtin_amdgcn_workgroup_size_y(); }
-    __device__ __forceinline__ u32 get_z() const { return __builtin_amdgcn_workgroup_size_z(); }
-};
-struct GridSize {
-    __declspec(property(get = get_x)) u32 x;
-    __declspec(property(get = get_y)) u32 y;
-    __declspec(property(get = get_z)) u32 z;
-    __device__ __forceinline__ u32 get_x() const { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
-    __device__ __forceinline__ u32 get_y() const { return __builtin_amdgcn_grid_size_y() / __builtin_amdgcn_workgroup_size_y(); }
-    __device__ __forceinline__ u32 get_z() const { return __builtin_amdgcn_grid_size_z() / __builtin_amdgcn_workgroup_size_z(); }
-};
-extern const __device__ ThreadIndex threadIdx;
-extern const __device__ BlockIndex blockIdx;
-extern const __device__ BlockSize blockDim;
-extern const __device__ GridSize gridDim;
+// Positions, whose members are each read from the hardware where they are used.
+#define COORDINATE(C, VALUE)                   \
+    __declspec(property(get = get_##C)) u32 C; \
+    DEVICE u32 get_##C() const { return VALUE; }
+#define POSITION(NAME, OF)                                                               \
+    struct NAME##_type {                                                                 \
+        COORDINATE(x, OF(x)) COORDINATE(y, OF(y)) COORDINATE(z, OF(z))                   \
+    };                                                                                   \
+    extern const __device__ NAME##_type NAME;
+#define ITEM_ID(C) __builtin_amdgcn_workitem_id_##C()
+#define GROUP_ID(C) __builtin_amdgcn_workgroup_id_##C()
+#define GROUP_SIZE(C) __builtin_amdgcn_workgroup_size_##C()
+#define GROUP_COUNT(C) (__builtin_amdgcn_grid_size_##C() / GROUP_SIZE(C))
+POSITION(threadIdx, ITEM_ID)
+POSITION(blockIdx, GROUP_ID)
+POSITION(blockDim, GROUP_SIZE)
+POSITION(gridDim, GROUP_COUNT)
 
 // Of the wave's 64.
-__device__ __forceinline__ u32 lane_number() {
+DEVICE u32 lane_number() {
     return __builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0));
 }
 
 // All waves of the workgroup arrive; what they wrote before is seen after. The wait for LDS (lgkmcnt 0) is said aloud,
 // because the compiler drops that of the fence from a barrier at the head of a loop whose body ends with writes.
-__device__ __forceinline__ void __syncthreads() {
+DEVICE void __syncthreads() {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
     __builtin_amdgcn_s_waitcnt(0xc07f);
     __builtin_amdgcn_s_barrier();
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
 
-__device__ __forceinline__ void __threadfence() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "agent"); }
+DEVICE void __threadfence() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "agent"); }
 
-__device__ __forceinline__ u32 __float_as_uint(float v) { return __builtin_bit_cast(u32, v); }
-__device__ __forceinline__ int __float_as_int(float v) { return __builtin_bit_cast(int, v); }
-__device__ __forceinline__ float __uint_as_float(u32 v) { return __builtin_bit_cast(float, v); }
-__device__ __forceinline__ float __int_as_float(int v) { return __builtin_bit_cast(float, v); }
-__device__ __forceinline__ i64 __double_as_longlong(double v) { return __builtin_bit_cast(i64, v); }
-__device__ __forceinline__ double __longlong_as_double(i64 v) { return __builtin_bit_cast(double, v); }
-__device__ __forceinline__ u32 __umulhi(u32 a, u32 b) { return (u32)(((u64)a * b) >> 32); }
-__device__ __forceinline__ u64 __umul64hi(u64 a, u64 b) { return (u64)(((unsigned __int128)a * b) >> 64); }
-__device__ __forceinline__ int __clz(u32 v) { return v ? __builtin_clz(v) : 32; }
-__device__ __forceinline__ int __popc(u32 v) { return __builtin_popcount(v); }
-__device__ __forceinline__ u32 min(u32 a, u32 b) { return a < b ? a : b; }
-__device__ __forceinline__ int min(int a, int b) { return a < b ? a : b; }
-__device__ __forceinline__ u32 max(u32 a, u32 b) { return a > b ? a : b; }
-__device__ __forceinline__ int max(int a, int b) { return a > b ? a : b; }
+#define SAME_BITS(NAME, FROM, TO) \
+    DEVICE TO NAME(FROM v) { return __builtin_bit_cast(TO, v); }
+SAME_BITS(__float_as_uint, float, u32)
+SAME_BITS(__float_as_int, float, int)
+SAME_BITS(__uint_as_float, u32, float)
+SAME_BITS(__int_as_float, int, float)
+SAME_BITS(__double_as_longlong, double, i64)
+SAME_BITS(__longlong_as_double, i64, double)
+DEVICE u32 __umulhi(u32 a, u32 b) { return (u32)(((u64)a * b) >> 32); }
+DEVICE u64 __umul64hi(u64 a, u64 b) { return (u64)(((unsigned __int128)a * b) >> 64); }
+DEVICE int __clz(u32 v) { return v ? __builtin_clz(v) : 32; }
+DEVICE int __popc(u32 v) { return __builtin_popcount(v); }
+#define EXTREMES(T)                              \
+    DEVICE T min(T a, T b) { return a < b ? a : b; } \
+    DEVICE T max(T a, T b) { return a > b ? a : b; }
+EXTREMES(u32)
+EXTREMES(int)

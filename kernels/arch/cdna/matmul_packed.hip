@@ -136,12 +136,13 @@ template <u32 GROUP, bool HAS_ZEROS> struct Loop {
     }
 };
 
-/// Columns of 32 along x, rows of 16 along y; the waves take records in turn. `problem.k` inputs lie in
+/// Columns of 32 along x, rows of 16 along y, parts of K along z; the waves take records in turn. `problem.k` inputs lie in
 /// ceil(k / 128) records of every 64 outputs.
 template <u32 GROUP, bool HAS_ZEROS>
-DEVICE void packed_product(const In* a, const u8* weights, const Epilogue& epilogue, const Problem& problem, Lds lds) {
+DEVICE void packed_product(const In* a, const u8* weights, const Epilogue& epilogue, const Parts& parts, const Problem& problem, Lds lds) {
     const u32 wave = wave_id(), records = (problem.k + kRecordDepth - 1) / kRecordDepth;
-    const Tile tile = {0, (i32)blockIdx.y * BM, (i32)blockIdx.x * BN, 0, 0, 0, 1};
+    const Tile tile = {blockIdx.y * problem.col_tiles + blockIdx.x, (i32)blockIdx.y * BM, (i32)blockIdx.x * BN, 0, blockIdx.z,
+                       records * blockIdx.z / problem.splits, records * (blockIdx.z + 1) / problem.splits};
     const u32 row_bytes = (u32)(problem.a_row * sizeof(In));
     const u32 rows = min(problem.m - tile.row, (i32)BM);
     const Activations activations = {
@@ -150,8 +151,9 @@ DEVICE void packed_product(const In* a, const u8* weights, const Epilogue& epilo
     const u8* slab = weights + (u64)(blockIdx.x / 2) * records * Record<GROUP, HAS_ZEROS>::kBytes;
     Loop<GROUP, HAS_ZEROS> loop;
     clear(loop.acc);
+    // The end goes through a lane's register each time: the compiler would keep much that follows from it beforehand.
 #pragma unroll 1
-    for (u32 record = wave; record < records; record += K_WAVES) {
+    for (u32 record = tile.first + wave; record < scalar(tile.end); record += K_WAVES) {
         u32x4 pieces[4][kEight];
         activations.load(pieces, record);
         const u8* from = slab + (u64)record * Record<GROUP, HAS_ZEROS>::kBytes;
@@ -168,7 +170,8 @@ DEVICE void packed_product(const In* a, const u8* weights, const Epilogue& epilo
 #pragma unroll
         for (u32 t = 0; t < 2; t++) loop.acc[0][t] += sums[(other * 2 + t) * 64 + lane_id()];
     }
-    write_tile(loop.acc, epilogue, problem, tile, {}, lds);
+    wait_lds();
+    write_tile(loop.acc, epilogue, problem, tile, parts, lds);
 }
 
 /// Writes the weights as n rows of k elements. Records along x, slabs of 64 outputs along y, a wave a fragment.
@@ -197,9 +200,11 @@ template <u32 GROUP, bool HAS_ZEROS> DEVICE void unpack(In* out, const u8* weigh
 
 #define PACKED(SYMBOL_, UNPACK_, GROUP_, ZEROS_)                                                                          \
     extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(K_WAVES * 64, K_WAVES * 64)))                        \
-    void SYMBOL_(Out* d, const u8* weights, const In* a, const void* bias, const Out* residual, Problem problem) {       \
+    void SYMBOL_(Out* d, const u8* weights, const In* a, const void* bias, const Out* residual, f32x4* parts,            \
+                 u32* arrivals, Problem problem) {                                                                        \
         __shared__ __attribute__((aligned(1024))) u8 shared[SHARED_BYTES];                                               \
-        packed_product<GROUP_, ZEROS_>(a, weights, {d, bias, residual, nullptr, nullptr}, problem, (Lds)shared);         \
+        packed_product<GROUP_, ZEROS_>(a, weights, {d, bias, residual, nullptr, nullptr}, {parts, arrivals}, problem,    \
+                                       (Lds)shared);                                                                      \
     }                                                                                                                     \
     extern "C" __global__ __attribute__((amdgpu_flat_work_group_size(256, 256)))                                          \
     void UNPACK_(In* out, const u8* weights, i32 n, i32 k) { unpack<GROUP_, ZEROS_>(out, weights, n, k); }

@@ -22,6 +22,7 @@ mod counter;
 mod disassemble;
 mod error;
 mod execute;
+mod executed;
 mod float;
 mod inst;
 mod launch;
@@ -38,6 +39,7 @@ mod wave;
 
 pub use disassemble::LIBRARY_VARIABLE;
 pub use error::{Error, Kind, Result};
+pub use executed::EXECUTED_VARIABLE;
 pub use inst::Class;
 pub use launch::{Launch, Mutation, Options};
 pub use memory::Memory;

@@ -5,6 +5,7 @@ mod bench;
 mod conformance;
 mod contrib;
 mod dist;
+mod executed;
 mod fuzz;
 mod generate;
 mod kernels;
@@ -46,7 +47,7 @@ enum Command {
     Bench(bench::Args),
     /// Compile the GPU kernels and check their machine code
     Kernels(kernels::Args),
-    /// Run the ROCm provider on emulated devices: suite, models, doctor
+    /// Run the ROCm provider on emulated devices: suite, models, doctor, and every kernel
     Rocm(rocm::Args),
     /// Build what is shipped into target/dist
     Dist(dist::Args),

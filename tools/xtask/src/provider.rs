@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{place, process};
+use crate::{executed, place, process};
 
 /// Builds provider `name` and returns its library; `None` for the one that is linked into programs.
 pub fn library(name: &str) -> Result<Option<PathBuf>> {
@@ -23,6 +23,7 @@ pub fn emulate(command: &mut Command, chip: &str) -> Result<()> {
     let paths = [built()].into_iter().chain(std::env::split_paths(&inherited));
     let paths = std::env::join_paths(paths).context("LD_LIBRARY_PATH cannot hold the target folder")?;
     command.env("LD_LIBRARY_PATH", paths).env("TENON_HIP_DEVICES", chip);
+    command.env(executed::VARIABLE, executed::file());
     Ok(())
 }
 

@@ -1,19 +1,20 @@
 //! `cargo xtask rocm`: the ROCm provider end to end on emulated devices, as it is shipped: its library over the stand-in
 //! driver runs groups of the backend suite, real models, language models that drive themselves, the doctor, and into faults.
+//! Then the kernels' own tests run, and every kernel must have been executed.
 
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{conformance, kernels, place, process, provider, zoo};
+use crate::{conformance, executed, kernels, place, process, provider, zoo};
 
 #[derive(clap::Args, Default)]
 pub struct Args {
     /// Emulated chips: MI300X, MI325X, MI355X [default: MI300X and MI355X]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     chips: Vec<String>,
-    /// Only these stages: suite, doctor, faults, zoo
+    /// Only these stages: suite, doctor, faults, zoo, kernels
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -22,7 +23,7 @@ const CHIPS: [&str; 2] = ["MI300X", "MI355X"];
 /// The chips' families.
 const FAMILIES: [&str; 2] = ["gfx942", "gfx950"];
 /// Groups of the backend suite.
-const KINDS: [&str; 3] = ["simple", "pytorch-converted", "pytorch-operator"];
+const KINDS: [&str; 4] = ["simple", "pytorch-converted", "pytorch-operator", "node"];
 /// Real models that an emulated device finishes in seconds, and the language models.
 const MODELS: [&str; 10] = [
     "aecmos",
@@ -47,10 +48,13 @@ const CASE_SECONDS: &str = "120";
 type Stage = fn(&str) -> Result<()>;
 const STAGES: [(&str, Stage); 4] =
     [("suite", suite), ("doctor", doctor), ("faults", faults), ("zoo", models)];
+/// The stage behind them, once for all chips: the kernels' own tests, and what was never executed by any stage.
+const KERNELS: &str = "kernels";
 
 /// Compiles the kernels where that has not been done, then runs every stage on every chip.
 pub fn run(args: &Args) -> Result<()> {
-    let unknown = args.only.iter().find(|name| STAGES.iter().all(|(stage, _)| stage != name));
+    let unknown =
+        args.only.iter().find(|name| *name != KERNELS && STAGES.iter().all(|(stage, _)| stage != name));
     ensure!(unknown.is_none(), "unknown stage {unknown:?}");
     for family in FAMILIES {
         kernels::run(&kernels::Args { arch: Some(family.to_owned()), ..kernels::Args::default() })?;
@@ -59,10 +63,14 @@ pub fn run(args: &Args) -> Result<()> {
         [] => CHIPS.to_vec(),
         chips => chips.iter().map(String::as_str).collect(),
     };
+    let is_wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    if args.only.is_empty() {
+        executed::forget()?;
+    }
     let mut times = Vec::new();
     for chip in chips {
         for (name, stage) in STAGES {
-            if args.only.is_empty() || args.only.iter().any(|only| only == name) {
+            if is_wanted(name) {
                 let start = Instant::now();
                 stage(chip)?;
                 times.push(format!("{chip} {name}: {:.0} s", start.elapsed().as_secs_f64()));
@@ -70,6 +78,10 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     println!("{}", times.join("\n"));
+    if is_wanted(KERNELS) {
+        executed::run_tests()?;
+        executed::check(&FAMILIES)?;
+    }
     Ok(())
 }
 

@@ -62,6 +62,9 @@ impl Work {
             }
             Work::Launch { kernel, launch } => {
                 let report = kernel.launch(memory, launch, &Options::default())?;
+                if let Err(error) = kernel.record() {
+                    eprintln!("{} is not recorded as executed: {error}", kernel.name());
+                }
                 Ok(SUBMISSION + report.estimated_seconds(kernel.target()))
             }
             Work::Free { .. } | Work::Record { .. } => Ok(0.0),

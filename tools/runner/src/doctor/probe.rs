@@ -102,9 +102,19 @@ impl Maker {
             Extent::Small => &[[5, 64, 64]],
             Extent::Full => &[[1, 4096, 4096], [16, 4096, 4096], [1024, 4096, 4096]],
         };
+        let gated: &[[usize; 3]] = match extent {
+            Extent::Small => &[[33, 40, 96], [1, 64, 64]],
+            Extent::Full => &[[1, 14336, 4096], [16, 14336, 4096], [2048, 14336, 4096]],
+        };
         for &[m, n, k] in quantised {
             probes.push(self.integer_product(Product { m, n, k })?);
             probes.push(self.four_bit_product(Product { m, n, k })?);
+            probes.push(self.eight_bit_product(Product { m, n, k })?);
+        }
+        for &[m, n, k] in gated {
+            for dtype in [DType::BF16, DType::F16] {
+                probes.push(self.gated_products(dtype, Product { m, n, k })?);
+            }
         }
         let scaled = if extent == Extent::Small { [33, 40, 96] } else { [4096, 4096, 4096] };
         for (dtype, name) in [(DType::F8E4M3FN, "mxfp8"), (DType::F4E2M1, "mxfp4")] {
@@ -173,16 +183,41 @@ impl Maker {
         Ok(graph.probe("matmul int4".into(), format!("{m}x{n}x{k}"), accuracy(DType::F16)))
     }
 
+    /// Floats of 8 bits with a scale for all of A and one for each column of B, as quantised models have them.
+    fn eight_bit_product(&mut self, Product { m, n, k }: Product) -> Result<Probe> {
+        let mut graph = Sketch::new();
+        let [a, b] = [[m, k], [k, n]].map(|dims| self.codes(DType::F8E4M3FN, dims));
+        let (a, b) = (graph.input("a", a?)?, graph.graph.add_constant("b", b?));
+        let a_scale = graph.graph.add_constant("a_scale", Tensor::scalar(bf16::from_f32(0.03125)));
+        let b_scale = graph.graph.add_constant("b_scale", self.tensor(DType::BF16, &[n])?);
+        let node = Node::new("tenon", "QuantizedMatMul", 1)
+            .with_attribute("b_axis", 1i64)
+            .with_attribute("dtype", i64::from(DType::BF16.onnx()));
+        let inputs = [Some(a), Some(b), None, None, Some(a_scale), None, Some(b_scale)];
+        let (_, outputs) = graph.graph.append(node, &inputs, 1)?;
+        graph.graph.add_output("y", outputs[0], None);
+        Ok(graph.probe("matmul fp8".into(), format!("{m}x{n}x{k}"), accuracy(DType::BF16)))
+    }
+
+    /// Two products of the same rows, of which one, as `x sigmoid(x)`, lets the other through (SwiGLU).
+    fn gated_products(&mut self, dtype: DType, Product { m, n, k }: Product) -> Result<Probe> {
+        let mut graph = Sketch::new();
+        let a = graph.input("a", self.tensor(dtype, &[m, k])?)?;
+        let gate = graph.graph.add_constant("gate", self.tensor(dtype, &[k, n])?);
+        let up = graph.graph.add_constant("up", self.tensor(dtype, &[k, n])?);
+        let node = |op_type: &str| Node::new("", op_type, OPSET);
+        let gate = graph.value(node("MatMul"), &[a, gate])?;
+        let up = graph.value(node("MatMul"), &[a, up])?;
+        let share = graph.value(node("Sigmoid"), &[gate])?;
+        let gate = graph.value(node("Mul"), &[gate, share])?;
+        graph.node(node("Mul"), &[gate, up], 1)?;
+        Ok(graph.probe(format!("gated matmul {}", short(dtype)), format!("{m}x{n}x{k}"), accuracy(dtype)))
+    }
+
     /// Floats of 8 or 4 bits with a power of two for each 32 along K, both operands.
     fn block_scaled_product(&mut self, dtype: DType, name: &str, [m, n, k]: [usize; 3]) -> Result<Probe> {
         const BLOCK: usize = 32;
-        let mut codes = |rows: usize| {
-            let bytes = rows * k * dtype.bits() / 8;
-            // All but the codes of NaN.
-            let bytes: Vec<u8> = (0..bytes).map(|_| self.random.u8(..) & 0xf7).collect();
-            Tensor::copy_from_bytes(dtype, &[rows, k], &bytes)
-        };
-        let (a, b) = (codes(m)?, codes(n)?);
+        let (a, b) = (self.codes(dtype, [m, k])?, self.codes(dtype, [n, k])?);
         let mut scales = |rows: usize| {
             let bytes: Vec<u8> = (0..rows * k / BLOCK).map(|_| self.random.u8(110..118)).collect();
             Tensor::copy_from_bytes(DType::F8E8M0, &[rows, k / BLOCK], &bytes)
@@ -295,6 +330,13 @@ impl Maker {
         Ok(probes)
     }
 
+    /// Codes of 8 or 4 bits, all but those of NaN.
+    fn codes(&mut self, dtype: DType, dims: [usize; 2]) -> Result<Tensor> {
+        let bytes = dims[0] * dims[1] * dtype.bits() / 8;
+        let bytes: Vec<u8> = (0..bytes).map(|_| self.random.u8(..) & 0xf7).collect();
+        Ok(Tensor::copy_from_bytes(dtype, &dims, &bytes)?)
+    }
+
     /// Elements between -1 and 1.
     fn tensor(&mut self, dtype: DType, dims: &[usize]) -> Result<Tensor> {
         let count = dims.iter().product::<usize>();
@@ -364,6 +406,13 @@ impl Sketch {
         Ok(value)
     }
 
+    /// Appends a node and gives its only output.
+    fn value(&mut self, node: Node, inputs: &[ValueId]) -> Result<ValueId> {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        let (_, outputs) = self.graph.append(node, &inputs, 1)?;
+        outputs.first().copied().context("a node has an output")
+    }
+
     /// Appends a node whose first output is the graph's.
     fn node(&mut self, node: Node, inputs: &[ValueId], outputs: usize) -> Result<()> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
@@ -393,7 +442,8 @@ mod tests {
     #[test]
     fn the_small_extent_covers_every_class() {
         let probes = Maker::new(1).probes(Extent::Small).unwrap();
-        for class in ["matmul bf16", "matmul int8", "matmul int4", "softmax f32", "convolution f16"] {
+        let products = ["matmul bf16", "matmul int8", "matmul int4", "matmul fp8", "gated matmul f16"];
+        for class in products.into_iter().chain(["softmax f32", "convolution f16"]) {
             assert!(probes.iter().any(|probe| probe.class == class), "{class}");
         }
         assert!(probes.iter().any(|probe| probe.sample.is_some()));

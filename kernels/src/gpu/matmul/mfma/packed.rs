@@ -1,7 +1,8 @@
 //! Products with packed weights of 4 or 8 bits on CDNA (`arch/cdna/matmul_packed.hip`): few rows of activations are multiplied
 //! as weights stream by, for more rows the weights are unpacked once into the workspace.
 
-use super::{plan, select};
+use super::plan::{self, Meeting};
+use super::select;
 use crate::error::Result;
 use crate::estimate::Cost;
 use crate::gpu::arch;
@@ -33,7 +34,7 @@ pub fn packed(arch: &str, problem: &NBits, chip: &Chip) -> Result<Plan> {
     dense.check()?;
     plan::check_addresses(&dense)?;
     if problem.m <= STREAMED_ROWS {
-        return Ok(Plan { launches: vec![stream(arch, problem, &dense, chip)], ..Plan::default() });
+        return stream(arch, problem, &dense, chip);
     }
     let mut plan = plan::plan(arch, &dense, &select(arch, &dense, chip)?, chip)?;
     let offset_bytes = plan.workspace_bytes.next_multiple_of(256);
@@ -70,32 +71,37 @@ fn dense(problem: &NBits) -> Problem {
     }
 }
 
-fn stream(arch: &str, problem: &NBits, dense: &Problem, chip: &Chip) -> Launch {
+fn stream(arch: &str, problem: &NBits, dense: &Problem, chip: &Chip) -> Result<Plan> {
     let NBits { weights, m, epilogue } = problem;
     let pointer = |operand| Arg::Pointer { operand, offset_bytes: 0 };
     let optional = |is_there: bool, operand| if is_there { pointer(operand) } else { Arg::I64(0) };
     let values = m * (weights.k + weights.n) * weights.scalar.bytes();
+    let bytes = (weights.packed_bytes() + values) as f64;
     let tiles = [weights.n.div_ceil(COLUMNS) as u32, m.div_ceil(ROWS) as u32];
-    Launch {
+    let groups = tiles[0] * tiles[1];
+    // Every wave of every part has records.
+    let most = (weights.records() / WAVES as usize).clamp(1, 16) as u32;
+    let splits = super::table(arch)?.stream_splits(groups, bytes, most, chip);
+    let meeting = Meeting::new(groups.into(), splits, (ROWS * COLUMNS) as u32);
+    let mut args = vec![
+        pointer(D),
+        pointer(B),
+        pointer(A),
+        optional(epilogue.bias.is_some(), BIAS),
+        optional(epilogue.residual.is_some(), RESIDUAL),
+    ];
+    args.extend(meeting.args());
+    args.push(Arg::Bytes { bytes: plan::tiled_bytes(dense, splits, [tiles[1], tiles[0]], chip), align: 8 });
+    Ok(meeting.plan(Launch {
         symbol: symbol("packed", arch, weights),
-        grid: [tiles[0], tiles[1], 1],
+        grid: [tiles[0], tiles[1], splits],
         block: [WAVES * 64, 1, 1],
         cluster: [1, 1, 1],
         shared_bytes: 0,
-        args: vec![
-            pointer(D),
-            pointer(B),
-            pointer(A),
-            optional(epilogue.bias.is_some(), BIAS),
-            optional(epilogue.residual.is_some(), RESIDUAL),
-            Arg::Bytes { bytes: plan::unsplit_bytes(dense, [tiles[1], tiles[0]], chip), align: 8 },
-        ],
+        args,
         is_dependent_launch: false,
-        cost: Cost {
-            flops: 2.0 * (m * weights.n) as f64 * weights.k as f64,
-            bytes: (weights.packed_bytes() + values) as f64,
-        },
-    }
+        cost: Cost { flops: 2.0 * (m * weights.n) as f64 * weights.k as f64, bytes },
+    }))
 }
 
 fn unpack(arch: &str, weights: &Weights, out: Arg) -> Launch {

@@ -80,12 +80,9 @@ pub fn plan(arch: &str, problem: &Problem, params: &Params, chip: &Chip) -> Resu
     let grid = u32::try_from(groups).ok().filter(|groups| *groups < 1 << 31).ok_or_else(|| {
         KernelError::shape(format!("{groups} tiles are more than one launch can have: split the batch"))
     })?;
-    let is_split = params.splits > 1;
-    let arrival_bytes = if is_split { (tiles * 4).next_multiple_of(256) } else { 0 };
-    let part_bytes = if is_split { groups * u64::from(params.bm * params.bn) * 4 } else { 0 };
-    let workspace = |offset_bytes| if is_split { Arg::Workspace { offset_bytes } } else { Arg::I64(0) };
+    let meeting = Meeting::new(tiles, params.splits, params.bm * params.bn);
     let mut args = operands(problem);
-    args.extend([workspace(arrival_bytes), workspace(0)]);
+    args.extend(meeting.args());
     args.push(Arg::Bytes {
         bytes: problem_bytes(
             problem,
@@ -105,11 +102,40 @@ pub fn plan(arch: &str, problem: &Problem, params: &Params, chip: &Chip) -> Resu
         is_dependent_launch: false,
         cost: cost(problem),
     };
-    Ok(Plan {
-        launches: vec![launch],
-        workspace_bytes: arrival_bytes + part_bytes,
-        zeroed_bytes: arrival_bytes,
-    })
+    Ok(meeting.plan(launch))
+}
+
+/// Where the workgroups that share tiles meet: counts of those that have arrived, then their parts.
+pub(super) struct Meeting {
+    arrival_bytes: u64,
+    part_bytes: u64,
+}
+
+impl Meeting {
+    /// For `tiles` tiles of `elements` sums, each computed by `splits` workgroups.
+    pub(super) fn new(tiles: u64, splits: u32, elements: u32) -> Self {
+        if splits == 1 {
+            return Self { arrival_bytes: 0, part_bytes: 0 };
+        }
+        let part_bytes = tiles * u64::from(splits) * u64::from(elements) * 4;
+        Self { arrival_bytes: (tiles * 4).next_multiple_of(256), part_bytes }
+    }
+
+    /// What the kernel takes: the parts, and the counts.
+    pub(super) fn args(&self) -> [Arg; 2] {
+        [self.arrival_bytes, 0].map(|offset_bytes| match self.part_bytes {
+            0 => Arg::I64(0),
+            _ => Arg::Workspace { offset_bytes },
+        })
+    }
+
+    pub(super) fn plan(&self, launch: Launch) -> Plan {
+        Plan {
+            launches: vec![launch],
+            workspace_bytes: self.arrival_bytes + self.part_bytes,
+            zeroed_bytes: self.arrival_bytes,
+        }
+    }
 }
 
 fn operands(problem: &Problem) -> Vec<Arg> {
@@ -130,9 +156,9 @@ fn operands(problem: &Problem) -> Vec<Arg> {
     ]
 }
 
-/// The kernel's `Problem` for tiles of any shape that are computed whole.
-pub(super) fn unsplit_bytes(problem: &Problem, tiles: [u32; 2], chip: &Chip) -> Vec<u8> {
-    problem_bytes(problem, [1, 0, 1], tiles, chip)
+/// The kernel's `Problem` for tiles of any shape, each computed by `splits` workgroups.
+pub(super) fn tiled_bytes(problem: &Problem, splits: u32, tiles: [u32; 2], chip: &Chip) -> Vec<u8> {
+    problem_bytes(problem, [1, 0, splits], tiles, chip)
 }
 
 /// The kernel's `Problem`, field by field. `order`: row tiles of a group, tiles of a chunk, splits.

@@ -138,6 +138,20 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Parts into which K is split where `groups` workgroups stream `bytes` of weights, `most` at most: too few of them do
+    /// not reach the memory's rate, and the parts of a tile have to meet.
+    pub(super) fn stream_splits(&self, groups: u32, bytes: f64, most: u32, chip: &Chip) -> u32 {
+        let seconds = |splits: u32| {
+            let busy = (f64::from(groups * splits) / f64::from(chip.compute_units)).min(1.0);
+            let streamed = bytes / (chip.bytes_per_second * self.model.memory_share * busy);
+            streamed + if splits > 1 { self.model.split_seconds } else { 0.0 }
+        };
+        let splits = [1, 2, 3, 4, 6, 8, 12, 16].into_iter().filter(|splits| *splits <= most);
+        splits.min_by(|a, b| seconds(*a).total_cmp(&seconds(*b))).unwrap_or(1)
+    }
+}
+
 /// Parts into which K can be split: at least four steps each.
 fn most_splits(problem: &Problem, params: &Params) -> u32 {
     if problem.kind.output == Output::I32 {
