@@ -7,7 +7,7 @@ use tenon_kernels::gpu::pipeline::fit::{self, Effort};
 use tenon_kernels::gpu::pipeline::{Machine, published};
 use tenon_roofline::report;
 
-const EFFORT: Effort = Effort { steps: 8000, left_out_steps: 400 };
+const EFFORT: Effort = Effort { steps: 20_000, left_out_steps: 400 };
 
 /// Fits and prints.
 pub fn run(chip: &str, is_json: bool) -> Result<()> {
@@ -52,7 +52,7 @@ pub fn run(chip: &str, is_json: bool) -> Result<()> {
         100.0 * accuracy.worst
     );
     for (key, value) in constants {
-        println!("{key} = {value:.3}");
+        println!("{key} = {value:.4}");
     }
     println!("error = {:.3}", accuracy.left_out);
     Ok(())

@@ -45,6 +45,9 @@ pub struct Model {
     pub crowd_seconds: f64,
     /// Of the sum of a split, for each [`SPLIT_ELEMENTS`] elements of a tile.
     pub split_seconds: f64,
+    /// With which the clock falls as activity grows where power is the limit: a third where the voltage follows the clock
+    /// (power grows with the clock and the square of the voltage), one where the voltage is at its floor.
+    pub power_exponent: f64,
     /// Names of the constants that were fitted to measured kernels.
     pub fitted: Vec<String>,
     /// Mean relative error on measured kernels, each estimated with constants fitted to the others.
@@ -120,6 +123,7 @@ impl Machine {
             "launch_us" => &mut model.launch_seconds,
             "crowd_us" => &mut model.crowd_seconds,
             "split_us" => &mut model.split_seconds,
+            "power_exponent" => &mut model.power_exponent,
             "load_bytes_per_cycle" => &mut model.load_bytes_per_cycle,
             other => return Err(KernelError::table(format!("pipeline.toml: '{other}' cannot be fitted"))),
         })
@@ -141,6 +145,7 @@ impl Model {
         self.launch_seconds = self.launch_seconds.max(LEAST_SECONDS);
         self.overlap = self.overlap.clamp(1.0, 64.0);
         self.attention_overlap = self.attention_overlap.clamp(1.0, 64.0);
+        self.power_exponent = self.power_exponent.clamp(1.0 / 3.0, 1.0);
     }
 }
 
@@ -177,6 +182,7 @@ fn read(row: &Row) -> Result<Model> {
         launch_seconds: microseconds("launch_us")?,
         crowd_seconds: row.get("crowd_us").map_or(Ok(0.0), |_| microseconds("crowd_us"))?,
         split_seconds: microseconds("split_us")?,
+        power_exponent: number(row, "power_exponent")?,
         fitted: row.text("fitted")?.split_whitespace().map(str::to_owned).collect(),
         error: number(row, "error")?,
     })

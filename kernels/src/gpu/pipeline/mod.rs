@@ -101,10 +101,6 @@ impl Estimate {
     }
 }
 
-/// Exponent of the clock's fall with activity: power grows with the clock and the square of the voltage, which grows
-/// with the clock.
-const POWER_EXPONENT: f64 = 1.0 / 3.0;
-
 /// Exponent with which computing and device memory overlap over a whole kernel.
 const MEMORY_OVERLAP: f64 = 4.0;
 
@@ -114,7 +110,7 @@ pub fn estimate(work: &Work, machine: &Machine) -> Estimate {
     let mut timing = Timing::at(work, machine, clock_hz);
     // Activity falls as the clock falls less than the rest: a few steps settle.
     for _ in 0..12 {
-        let sustained = machine.sustained_hz * timing.activity.max(1e-6).powf(-POWER_EXPONENT);
+        let sustained = machine.sustained_hz * timing.activity.max(1e-6).powf(-machine.model.power_exponent);
         clock_hz = 0.5 * (clock_hz + sustained.min(machine.chip.clock_hz));
         timing = Timing::at(work, machine, clock_hz);
     }
