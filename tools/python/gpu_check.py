@@ -7,7 +7,7 @@ First the kernels of a pack on their own (`gpu_kernels.py`, CUDA only): against 
 is installed, and their share of a copy's bandwidth. Then the conformance suite, whose folders may be archives, with nodes
 that the device declines on the CPU; a run with --strict names the operators that are left there. Every .onnx file under
 the models' folder is run on the device and compared with the CPU provider, then timed on both, and by ONNX Runtime where
-it is installed. Exits 1 when a kernel, a case or a model fails.
+it is installed, on the inputs of the .npz file beside it (arrays by the names of inputs) or else on invented ones. Exits 1 when a kernel, a case or a model fails.
 """
 
 import argparse
@@ -86,21 +86,24 @@ class Check:
     def model(self, path):
         options, folder = self.options, os.path.dirname(os.path.abspath(self.options.library))
         name = os.path.relpath(path, options.models)
-        base = [options.runner, path, "--provider-dir", folder, "--quiet"]
+        inputs = path.removesuffix(".onnx") + ".npz"
+        given = ["--input", inputs] if os.path.exists(inputs) else []
+        base = [options.runner, path, "--provider-dir", folder, *given]
         data = os.path.join(os.path.dirname(path), "test_data_set_0")
         check = ["--test-data", data] if os.path.isdir(data) else ["--verify"]
-        status, out, error = run([*base, "--provider", options.provider, *check, "--stol", "0.002"], min(self.left(), 90))
+        compared = [*base, "--quiet", "--provider", options.provider, *check, "--stol", "0.002"]
+        status, out, error = run(compared, min(self.left(), 90))
         parity = "equal" if status == 0 else "DIFFERS"
         if status != 0:
             print("\n".join((out + error).strip().splitlines()[-6:]))
         times = {}
         for provider in (options.provider, "cpu"):
             bench = ["--provider", provider, "--bench", "--duration", "1", "--json"]
-            _, text, _ = run([*base[:4], *bench], min(self.left(), 40))
+            _, text, _ = run([*base, *bench], min(self.left(), 40))
             times[provider] = median(text)
-        times["onnxruntime"] = onnxruntime_median(path)
+        times["onnxruntime"] = onnxruntime_median(path, inputs)
         detail = ", ".join(f"{provider} {value}" for provider, value in times.items() if value)
-        left = self.left_to_the_cpu(base[:4])
+        left = self.left_to_the_cpu(base)
         self.add(name, parity, detail + left, status != 0)
 
     def left_to_the_cpu(self, base):
@@ -134,8 +137,8 @@ class Check:
         return 1 if self.failed else 0
 
 
-def onnxruntime_median(path):
-    """The median time of ONNX Runtime on this host's CPU, on random inputs; None where it is not installed."""
+def onnxruntime_median(path, given):
+    """The median time of ONNX Runtime on this host's CPU; None where it is not installed."""
     try:
         import numpy
         import onnxruntime
@@ -147,9 +150,9 @@ def onnxruntime_median(path):
         session = onnxruntime.InferenceSession(path, quiet, providers=["CPUExecutionProvider"])
         kinds = {"tensor(float)": "f4", "tensor(int64)": "i8", "tensor(uint8)": "u1", "tensor(float16)": "f2"}
         size = lambda dim: dim if isinstance(dim, int) and dim > 0 else 1
-        inputs = {
-            i.name: numpy.ones([size(dim) for dim in i.shape], kinds.get(i.type, "f4")) for i in session.get_inputs()
-        }
+        inputs = dict(numpy.load(given)) if os.path.exists(given) else {}
+        for i in session.get_inputs():
+            inputs.setdefault(i.name, numpy.ones([size(dim) for dim in i.shape], kinds.get(i.type, "f4")))
         times = []
         for _ in range(20):
             start = time.perf_counter()
