@@ -54,7 +54,8 @@ pub mod operand {
 ///
 /// The queries' rows, the keys' rows and all strides start at multiples of 16 bytes. Scores, sums and outputs are
 /// accumulated in f32; weights are rounded to the element type before they meet the values. A row that sees no key
-/// gives zeros. A mask in memory starts at a multiple of 16 bytes; caches of codes have none. What lies in the caches past a sequence's length is not used, whatever its bits are.
+/// gives zeros. A mask in memory starts at a multiple of 16 bytes; caches of codes have none. What lies in the caches past
+/// a sequence's length is not used, whatever its bits are.
 pub fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
     problem.check()?;
     let mainloop = mainloop(arch)?;
@@ -96,4 +97,57 @@ fn element_name(element: Element) -> Result<&'static str> {
 /// A pointer to an operand, or NULL where the problem has none.
 fn optional(operand: usize, is_present: bool) -> Arg {
     if is_present { Arg::Pointer { operand, offset_bytes: 0 } } else { Arg::I64(0) }
+}
+
+/// Lengths, offsets of ragged queries, the page table and sinks: what all forward and decode kernels take in this order.
+fn places(problem: &Problem) -> [Arg; 4] {
+    [
+        optional(operand::LENGTHS, problem.lengths.is_some()),
+        optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
+        optional(operand::PAGE_TABLE, problem.keys != Keys::Contiguous),
+        optional(operand::SINKS, problem.has_sinks),
+    ]
+}
+
+/// Bytes of an element of the caches.
+fn cached_bytes(problem: &Problem) -> u64 {
+    if problem.codes.is_some() { 1 } else { problem.element.bytes() }
+}
+
+/// Query heads whose keys and values stay in the second-level cache together: a power of two, which divides most head
+/// counts.
+fn section(problem: &Problem, mask: Mask, chip: &Chip) -> u32 {
+    if mask == Mask::None {
+        return 1;
+    }
+    let heads = problem.batch * problem.heads;
+    let columns = u64::from(problem.head_qk + problem.head_v);
+    let head_bytes = u64::from(problem.kv_len) * columns * cached_bytes(problem);
+    let kv_heads = (chip.l2_bytes * 2 / 3 / head_bytes.max(1)).max(1);
+    let fitting = u32::try_from(kv_heads * u64::from(problem.group())).unwrap_or(heads).clamp(1, heads);
+    1 << fitting.ilog2()
+}
+
+/// The workspace in which blocks that share a tile of rows meet: a ticket for each tile, then the outputs and the states
+/// (maximum and sum) of the two pieces that a block can leave unfinished.
+struct Meeting {
+    tickets_bytes: u64,
+    out_offset: u64,
+    state_offset: u64,
+    workspace_bytes: u64,
+}
+
+impl Meeting {
+    fn new(tiles: u64, blocks: u32, rows: u32, head_v: u32) -> Meeting {
+        let piece_rows = u64::from(blocks) * 2 * u64::from(rows);
+        let tickets_bytes = tiles * 4;
+        let out_offset = tickets_bytes.next_multiple_of(256);
+        let state_offset = out_offset + (piece_rows * u64::from(head_v) * 4).next_multiple_of(256);
+        Meeting { tickets_bytes, out_offset, state_offset, workspace_bytes: state_offset + piece_rows * 8 }
+    }
+
+    /// Tickets, outputs, states.
+    fn arguments(&self) -> [Arg; 3] {
+        [0, self.out_offset, self.state_offset].map(|offset_bytes| Arg::Workspace { offset_bytes })
+    }
 }

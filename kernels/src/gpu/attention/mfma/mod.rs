@@ -10,7 +10,7 @@ pub use decode::DecodeParams;
 pub use forward::ForwardParams;
 pub use table::{Instructions, Row, instructions, rows, units};
 
-use super::{Keys, Problem, Queries, operand, optional};
+use super::{Keys, Problem, operand, optional, places};
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Plan};
@@ -123,14 +123,8 @@ fn cache_shape(problem: &Problem) -> Arg {
 
 /// What every kernel takes after its two structures: q, k, v, out, lengths, q offsets, page table, sinks.
 fn operands(problem: &Problem) -> [Arg; 8] {
-    [
-        optional(operand::Q, true),
-        optional(operand::K, true),
-        optional(operand::V, true),
-        optional(operand::OUT, true),
-        optional(operand::LENGTHS, problem.lengths.is_some()),
-        optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
-        optional(operand::PAGE_TABLE, problem.keys != Keys::Contiguous),
-        optional(operand::SINKS, problem.has_sinks),
-    ]
+    let [q, k, v, out] =
+        [operand::Q, operand::K, operand::V, operand::OUT].map(|operand| optional(operand, true));
+    let [lengths, q_offsets, page_table, sinks] = places(problem);
+    [q, k, v, out, lengths, q_offsets, page_table, sinks]
 }

@@ -2,7 +2,7 @@
 
 use super::{Problem, cache_shape, kind_name, operand, optional, row_bytes, scales};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::{Keys, Queries, mask};
+use crate::gpu::attention::{Meeting, mask, places};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
@@ -129,11 +129,10 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
     let blocks = blocks(problem, params, items, chip);
     let shape = problem.device_shape(0, [0, row_tiles, 0]);
     let [k_scales, v_scales, scale_step] = scales(problem);
+    let [lengths, q_offsets, page_table, sinks] = places(problem);
     let [mask_shape, mask] = mask::arguments(problem);
-    let tickets_bytes = items * 4;
-    let out_offset = tickets_bytes.next_multiple_of(256);
-    let piece_rows = u64::from(blocks) * 2 * u64::from(params.rows);
-    let state_offset = out_offset + (piece_rows * u64::from(params.head_v) * 4).next_multiple_of(256);
+    let meeting = Meeting::new(items, blocks, params.rows, params.head_v);
+    let [tickets, outputs, states] = meeting.arguments();
     Ok(Plan {
         launches: vec![Launch {
             symbol: params.symbol(arch, problem.element)?,
@@ -148,13 +147,13 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
                 optional(operand::K, true),
                 optional(operand::V, true),
                 optional(operand::OUT, true),
-                optional(operand::LENGTHS, problem.lengths.is_some()),
-                optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
-                optional(operand::PAGE_TABLE, problem.keys != Keys::Contiguous),
-                optional(operand::SINKS, problem.has_sinks),
-                Arg::Workspace { offset_bytes: 0 },
-                Arg::Workspace { offset_bytes: out_offset },
-                Arg::Workspace { offset_bytes: state_offset },
+                lengths,
+                q_offsets,
+                page_table,
+                sinks,
+                tickets,
+                outputs,
+                states,
                 k_scales,
                 v_scales,
                 scale_step,
@@ -164,7 +163,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
             is_dependent_launch: false,
             cost: problem.cost(),
         }],
-        workspace_bytes: state_offset + piece_rows * 8,
-        zeroed_bytes: tickets_bytes,
+        workspace_bytes: meeting.workspace_bytes,
+        zeroed_bytes: meeting.tickets_bytes,
     })
 }

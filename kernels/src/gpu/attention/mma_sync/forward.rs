@@ -2,7 +2,7 @@
 
 use super::{Problem, cache_shape, kind_name, operand, optional, row_bytes, scales};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::{Keys, Mask, Queries, mask};
+use crate::gpu::attention::{Mask, mask, places, section};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
@@ -107,19 +107,6 @@ impl ForwardParams {
     }
 }
 
-/// Query heads whose keys and values stay in the second-level cache together: a power of two.
-fn section(problem: &Problem, mask: Mask, chip: &Chip) -> u32 {
-    if mask == Mask::None {
-        return 1;
-    }
-    let heads = problem.batch * problem.heads;
-    let columns = u64::from(problem.head_qk + problem.head_v);
-    let head_bytes = u64::from(problem.kv_len) * columns * super::cached_bytes(problem);
-    let kv_heads = (chip.l2_bytes * 2 / 3 / head_bytes.max(1)).max(1);
-    let fitting = u32::try_from(kv_heads * u64::from(problem.group())).unwrap_or(heads).clamp(1, heads);
-    1 << fitting.ilog2()
-}
-
 pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: &Chip) -> Result<Plan> {
     params.check(chip)?;
     let row_tiles = problem.q_len.div_ceil(params.bm);
@@ -130,6 +117,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
         .ok_or_else(|| KernelError::shape(format!("{tiles} tiles of query rows: at most 2^30")))?;
     let shape = problem.device_shape(0, [tiles, row_tiles, section(problem, params.mask, chip)]);
     let [k_scales, v_scales, scale_step] = scales(problem);
+    let [lengths, q_offsets, page_table, sinks] = places(problem);
     let [mask_shape, mask] = mask::arguments(problem);
     Ok(Plan {
         launches: vec![Launch {
@@ -145,10 +133,10 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
                 optional(operand::K, true),
                 optional(operand::V, true),
                 optional(operand::OUT, true),
-                optional(operand::LENGTHS, problem.lengths.is_some()),
-                optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
-                optional(operand::PAGE_TABLE, problem.keys != Keys::Contiguous),
-                optional(operand::SINKS, problem.has_sinks),
+                lengths,
+                q_offsets,
+                page_table,
+                sinks,
                 k_scales,
                 v_scales,
                 scale_step,

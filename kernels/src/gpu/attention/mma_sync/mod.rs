@@ -9,7 +9,7 @@ pub use forward::ForwardParams;
 pub(super) use table::read_forward;
 pub use table::{Row, rows, units};
 
-use super::{Keys, Problem, Scales, element_name, operand, optional};
+use super::{Keys, Problem, Scales, cached_bytes, element_name, operand, optional};
 use crate::error::{KernelError, Result};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Plan};
@@ -68,10 +68,6 @@ fn check_cache(problem: &Problem) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-fn cached_bytes(problem: &Problem) -> u64 {
-    if problem.codes.is_some() { 1 } else { problem.element.bytes() }
 }
 
 /// `CacheShape` of the device text.

@@ -1,8 +1,8 @@
 //! The kernel for a few query rows: parameters, legality, symbol, unit and launch.
 
-use super::{Keys, Problem, element_name, key_maps, operand, optional, piece_rows};
+use super::{Problem, element_name, key_maps, operand, optional, piece_rows};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::{Queries, Scales, mask};
+use crate::gpu::attention::{Meeting, Scales, mask, places};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
@@ -183,11 +183,10 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
     let piece = piece_rows(&problem.keys, BN);
     let [k, v] = key_maps(problem, piece, params.panel_columns());
     let shape = problem.device_shape(piece, [0, row_tiles, 0]);
+    let [lengths, q_offsets, page_table, sinks] = places(problem);
     let [mask_shape, mask] = mask::arguments(problem);
-    let tickets_bytes = items * 4;
-    let out_offset = tickets_bytes.next_multiple_of(256);
-    let piece_rows = u64::from(blocks) * 2 * u64::from(params.rows);
-    let state_offset = out_offset + (piece_rows * u64::from(params.head_v) * 4).next_multiple_of(256);
+    let meeting = Meeting::new(items, blocks, params.rows, params.head_v);
+    let [tickets, outputs, states] = meeting.arguments();
     Ok(Plan {
         launches: vec![Launch {
             symbol: params.symbol(arch, problem.element)?,
@@ -201,13 +200,13 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
                 Arg::Bytes { bytes: shape, align: 8 },
                 optional(operand::Q, true),
                 optional(operand::OUT, true),
-                optional(operand::LENGTHS, problem.lengths.is_some()),
-                optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
-                optional(operand::PAGE_TABLE, problem.keys != Keys::Contiguous),
-                optional(operand::SINKS, problem.has_sinks),
-                Arg::Workspace { offset_bytes: 0 },
-                Arg::Workspace { offset_bytes: out_offset },
-                Arg::Workspace { offset_bytes: state_offset },
+                lengths,
+                q_offsets,
+                page_table,
+                sinks,
+                tickets,
+                outputs,
+                states,
                 optional(operand::K_SCALES, params.is_coded),
                 optional(operand::V_SCALES, params.is_coded),
                 Arg::I32(problem.codes.is_some_and(|codes| codes.scales == Scales::Head).into()),
@@ -217,7 +216,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
             is_dependent_launch: true,
             cost: problem.cost(),
         }],
-        workspace_bytes: state_offset + piece_rows * 8,
-        zeroed_bytes: tickets_bytes,
+        workspace_bytes: meeting.workspace_bytes,
+        zeroed_bytes: meeting.tickets_bytes,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::{Problem, element_name, key_maps, operand, optional, piece_rows, tensor_map};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::{Mask, Queries, mask};
+use crate::gpu::attention::{Mask, Queries, mask, places, section};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Kernel, Planned, Text, Unit};
@@ -111,20 +111,6 @@ impl ForwardParams {
     }
 }
 
-/// Query heads whose keys and values stay in the second-level cache together: a power of two, which divides most head
-/// counts.
-fn section(problem: &Problem, mask: Mask, chip: &Chip) -> u32 {
-    let heads = problem.batch * problem.heads;
-    if mask == Mask::None {
-        return 1;
-    }
-    let columns = u64::from(problem.head_qk + problem.head_v);
-    let head_bytes = u64::from(problem.kv_len) * columns * problem.element.bytes();
-    let kv_heads = (chip.l2_bytes * 2 / 3 / head_bytes.max(1)).max(1);
-    let fitting = u32::try_from(kv_heads * u64::from(problem.group())).unwrap_or(heads).clamp(1, heads);
-    1 << fitting.ilog2()
-}
-
 pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: &Chip) -> Result<Plan> {
     params.check(chip)?;
     if problem.codes.is_some() {
@@ -147,6 +133,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
     let shape = problem.device_shape(piece, [tiles, row_tiles, section(problem, params.mask, chip)]);
     // Items of equal cost are dealt out beforehand, others in the order blocks become free.
     let is_uneven = params.mask != Mask::None || problem.lengths.is_some();
+    let [lengths, q_offsets, page_table, sinks] = places(problem);
     let [mask_shape, mask] = mask::arguments(problem);
     let counter = if is_uneven { Arg::Workspace { offset_bytes: 0 } } else { Arg::I64(0) };
     Ok(Plan {
@@ -162,10 +149,10 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
                 v,
                 Arg::Bytes { bytes: shape, align: 8 },
                 optional(operand::OUT, true),
-                optional(operand::LENGTHS, problem.lengths.is_some()),
-                optional(operand::Q_OFFSETS, problem.queries != Queries::Batched),
-                optional(operand::PAGE_TABLE, problem.keys != super::Keys::Contiguous),
-                optional(operand::SINKS, problem.has_sinks),
+                lengths,
+                q_offsets,
+                page_table,
+                sinks,
                 counter,
                 mask_shape,
                 mask,
