@@ -244,15 +244,8 @@ impl Compilation {
     /// The constants that runs read, where the graph declares every dimension of its inputs: an operator that makes
     /// constants of its own reads those or what they were made from. `None`: all may be read.
     pub fn constants_read(&self, target: Target<'_>) -> Option<HashSet<ValueId>> {
-        let known = |dim: &DeclaredDim| match dim {
-            DeclaredDim::Known(size) => Some(*size),
-            _ => None,
-        };
-        let inputs: Option<Vec<Vec<usize>>> = self
-            .inputs
-            .iter()
-            .map(|&value| self.declared[value].dims.as_ref()?.iter().map(known).collect())
-            .collect();
+        let inputs: Option<Vec<Vec<usize>>> =
+            self.inputs.iter().map(|&value| self.declared[value].known_dims()).collect();
         let (builder, _) = self.expand(target, &inputs?, &|_| Some(0)).ok()?;
         let touched = builder.works.iter().flat_map(|work| work.touched());
         Some(touched.map(|value| builder.root(value).0).collect())

@@ -9,7 +9,7 @@ use crate::compile::{Compilation, Compiled};
 use crate::constant::{Block, Constants, Derived};
 use crate::device::Opened;
 use crate::executable::GpuExecutable;
-use crate::schedule::{Declared, DeclaredDim, Home, ValueId};
+use crate::schedule::{Declared, Home, ValueId};
 
 /// Operators whose results differ from run to run.
 const NOT_PURE: &[&str] = &[
@@ -90,7 +90,7 @@ fn take(compilation: &mut Compilation, limit: u64) -> Option<Compilation> {
     compilation.device_constants = on_device(&read_by_rest);
     compilation.nodes = rest;
     for value in results {
-        let dims = dims(&compilation.declared[value]).unwrap_or_default();
+        let dims = compilation.declared[value].known_dims().unwrap_or_default();
         compilation.declared[value].home = Home::Absent;
         compilation.constants.push((value, dims));
     }
@@ -118,15 +118,7 @@ fn fixed(compilation: &Compilation) -> Vec<bool> {
     compilation.nodes.iter().map(&mut is_fixed).collect()
 }
 
-fn dims(value: &Declared) -> Option<Vec<usize>> {
-    let known = |dim: &DeclaredDim| match dim {
-        DeclaredDim::Known(size) => Some(*size),
-        _ => None,
-    };
-    value.dims.as_ref()?.iter().map(known).collect()
-}
-
 fn byte_len(value: &Declared) -> Option<u64> {
-    let count = dims(value)?.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim))?;
+    let count = value.known_dims()?.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim))?;
     value.scalar?.byte_len(count).map(|bytes| bytes as u64)
 }

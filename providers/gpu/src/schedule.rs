@@ -51,6 +51,17 @@ pub(crate) struct Declared {
     pub home: Home,
 }
 
+impl Declared {
+    /// The dimensions where the graph declares a number for each.
+    pub fn known_dims(&self) -> Option<Vec<usize>> {
+        let known = |dim: &DeclaredDim| match dim {
+            DeclaredDim::Known(size) => Some(*size),
+            _ => None,
+        };
+        self.dims.as_ref()?.iter().map(known).collect()
+    }
+}
+
 /// A dimension as the graph declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeclaredDim {

@@ -10,7 +10,7 @@ use tenon_plugin_api::{Error, Result, ValueView};
 
 use super::super::Family;
 use super::onnx::mask_of;
-use super::{Operands, attend, cache, element_of, extent, hand_out, quantized, sinks_of};
+use super::{Operands, attend, cache, element_of, extent, hand_out, head_counts, quantized, sinks_of};
 use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
 use crate::schedule::ValueId;
 
@@ -342,17 +342,7 @@ impl GroupQuery {
 
 fn lower(l: &Lowering<'_>) -> Lowered {
     let scalar = l.half_or_single(0)?;
-    let count = |name: &str| -> std::result::Result<usize, Decline> {
-        let count = l.node.int_or(name, 0)?;
-        usize::try_from(count)
-            .ok()
-            .filter(|&count| count > 0)
-            .ok_or_else(|| Decline(format!("attribute '{name}' is {count}")))
-    };
-    let (heads, kv_heads) = (count("num_heads")?, count("kv_num_heads")?);
-    if !heads.is_multiple_of(kv_heads) {
-        return Err(Decline(format!("{heads} query heads do not divide over {kv_heads} key heads")));
-    }
+    let (heads, kv_heads) = head_counts(l)?;
     let is_rotary = l.node.int_or("do_rotary", 0)? != 0;
     refuse(l, scalar, is_rotary)?;
     let total = l.numbers(6, 1).and_then(|numbers| numbers.first().copied());

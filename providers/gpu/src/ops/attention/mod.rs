@@ -20,7 +20,7 @@ use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{Error, Result};
 
 use crate::map::{Expr, Leaf, Map, MapInput, class_of};
-use crate::operator::{Expansion, refused};
+use crate::operator::{Decline, Expansion, Lowering, refused};
 use crate::schedule::ValueId;
 
 /// What attention reads and writes.
@@ -178,4 +178,18 @@ fn element_of(scalar: Scalar) -> Element {
 /// An extent as planners count it.
 fn extent(size: usize) -> Result<u32> {
     u32::try_from(size).map_err(|_| Error::unsupported(format!("an extent of {size}")))
+}
+
+/// The attributes `num_heads` and `kv_num_heads`, of which the first is a multiple of the second.
+fn head_counts(l: &Lowering<'_>) -> std::result::Result<(usize, usize), Decline> {
+    let count = |name: &str| -> std::result::Result<usize, Decline> {
+        let count = l.node.int_or(name, 0)?;
+        let positive = usize::try_from(count).ok().filter(|&count| count > 0);
+        positive.ok_or_else(|| Decline(format!("attribute '{name}' is {count}")))
+    };
+    let (heads, kv_heads) = (count("num_heads")?, count("kv_num_heads")?);
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(Decline(format!("{heads} query heads do not divide over {kv_heads} key heads")));
+    }
+    Ok((heads, kv_heads))
 }

@@ -6,7 +6,7 @@ use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{Error, Result};
 
 use super::super::Family;
-use super::{Operands, attend, element_of, extent, quantized, sinks_of};
+use super::{Operands, attend, element_of, extent, head_counts, quantized, sinks_of};
 use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
 use crate::schedule::ValueId;
 
@@ -275,17 +275,7 @@ impl Paged {
 fn lower(l: &Lowering<'_>) -> Lowered {
     let scalar = l.half_or_single(0)?;
     let no = |what: &str| Err(Decline(format!("PagedAttention with {what} has no GPU kernel")));
-    let count = |name: &str| -> std::result::Result<usize, Decline> {
-        let count = l.node.int_or(name, 0)?;
-        usize::try_from(count)
-            .ok()
-            .filter(|&count| count > 0)
-            .ok_or_else(|| Decline(format!("attribute '{name}' is {count}")))
-    };
-    let (heads, kv_heads) = (count("num_heads")?, count("kv_num_heads")?);
-    if !heads.is_multiple_of(kv_heads) {
-        return Err(Decline(format!("{heads} query heads do not divide over {kv_heads} key heads")));
-    }
+    let (heads, kv_heads) = head_counts(l)?;
     let is_latent = match l.node.text_or("kv_cache_layout", "SEPARATE")? {
         "SEPARATE" => false,
         "LATENT" => true,
