@@ -289,13 +289,16 @@ fn cut_size(size: &Dim, cut: &Cut) -> Dim {
     length.map_or(Dim::Unknown, Dim::from_expr)
 }
 
-/// Bounds from here on mean "to the end": some exporters write a billion for it.
+/// Bounds from here on mean "to the end" of an axis whose size is not known to exceed them: some exporters write a billion
+/// for it.
 const FAR: i64 = 1_000_000_000;
 
 /// A bound as an index from 0 on, at most `size` where `above` says so.
 fn clamp_bound(bound: &DimExpr, size: &DimExpr, above: bool) -> Option<DimExpr> {
     match bound {
-        DimExpr::Const(c) if *c >= FAR => Some(size.clone()),
+        DimExpr::Const(c) if *c >= FAR && !matches!(size, DimExpr::Const(known) if known > c) => {
+            Some(size.clone())
+        }
         DimExpr::Const(c) if *c <= -FAR => Some(DimExpr::Const(0)),
         DimExpr::Const(c) if *c < 0 => expr::max(&expr::add(size, bound)?, &DimExpr::Const(0)),
         other if expr::is_non_negative(other) && above => expr::min(other, size),
