@@ -13,9 +13,9 @@ use tenon_plugin_api::{DType, Error, GraphView, MemoryInfo, Result, TensorView, 
 use crate::cost;
 use crate::error::{OpError, OpErrorKind};
 use crate::executable::{self, Outputs, Timeline};
+use crate::host;
 use crate::ops;
 use crate::program::Program;
-use crate::provider::meminfo;
 use crate::subgraph;
 use crate::tensor::{Dims, Tensor};
 use crate::threads::Threads;
@@ -65,8 +65,8 @@ impl Device for CpuDevice {
 
     fn memory_info(&self) -> Result<MemoryInfo> {
         Ok(MemoryInfo {
-            total_bytes: crate::provider::memory_total(),
-            free_bytes: meminfo("MemAvailable:"),
+            total_bytes: host::memory_total(),
+            free_bytes: host::memory_available(),
             ..MemoryInfo::default()
         })
     }

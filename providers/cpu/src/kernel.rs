@@ -1,6 +1,6 @@
 //! What a kernel is: built once from a node, given its constants once, then run many times.
 
-use tenon_kernels::cpu::Features;
+use tenon_kernels::cpu::{Context as Cpu, Features};
 use tenon_kernels::parallel::Parallel;
 
 use crate::buffer::Pool;
@@ -9,8 +9,8 @@ use crate::tensor::{DType, Dims, Tensor, byte_len};
 
 /// An operator with its attributes resolved. `run` may be called from several threads at once.
 pub trait Kernel: Send + Sync {
-    /// Sees the constant inputs once before the first run, to pack weights into the layout `run` wants (kept in a
-    /// `OnceLock` field). Returns which inputs `run` will never read again; the provider may then let go of them.
+    /// Sees the constant inputs once before the first run, to pack weights into the layout `run` wants (kept in
+    /// a [`Prepacked`](crate::prepacked::Prepacked)). Returns which inputs `run` will never read again; the provider may then let go of them.
     fn pack(&self, _constants: &Constants<'_>) -> Result<Released> {
         Ok(Released::NONE)
     }
@@ -55,6 +55,11 @@ impl<'a> Constants<'a> {
 
     pub fn features(&self) -> Features {
         self.machine.features
+    }
+
+    /// Instruction sets and threads, as kernels take them.
+    pub fn cpu(&self) -> Cpu<'a> {
+        Cpu::new(self.machine.features, self.machine.parallel)
     }
 }
 
@@ -171,6 +176,11 @@ impl<'a> Context<'a> {
 
     pub fn features(&self) -> Features {
         self.machine.features
+    }
+
+    /// Instruction sets and threads, as kernels take them.
+    pub fn cpu(&self) -> Cpu<'a> {
+        Cpu::new(self.machine.features, self.machine.parallel)
     }
 
     /// Shape of the broadcast of two inputs, by ONNX's multidirectional rule.

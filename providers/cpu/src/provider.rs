@@ -5,6 +5,7 @@ use tenon_plugin_api::provider::{ClaimSink, Features as Functions, Host, Provide
 use tenon_plugin_api::{DeviceInfo, DeviceKind, Error, GraphView, Options, Result};
 
 use crate::device::CpuDevice;
+use crate::host;
 
 /// The CPU provider.
 pub struct CpuProvider;
@@ -37,10 +38,10 @@ impl Provider for CpuProvider {
         Ok(vec![DeviceInfo {
             index: 0,
             kind: DeviceKind::Cpu,
-            name: processor_name(),
+            name: host::processor_name(),
             arch: std::env::consts::ARCH.into(),
             chip: Features::detect().isa().arch().into(),
-            memory_bytes: memory_total(),
+            memory_bytes: host::memory_total(),
             shares_host_memory: true,
             compute_units: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
             ..DeviceInfo::default()
@@ -73,24 +74,4 @@ impl Provider for CpuProvider {
         CpuDevice::claim_all(graph, sink);
         Ok(())
     }
-}
-
-/// The processor's name as the kernel reports it.
-fn processor_name() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("model name"));
-    line.and_then(|line| line.split_once(':')).map_or_else(|| "CPU".into(), |(_, name)| name.trim().into())
-}
-
-/// Bytes of main memory; 0 when the system does not say.
-pub(crate) fn memory_total() -> u64 {
-    meminfo("MemTotal:")
-}
-
-/// One figure of the kernel's memory report, in bytes.
-pub(crate) fn meminfo(key: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with(key));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|kib| kib.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

@@ -1,6 +1,6 @@
 //! Pooling over windows and over whole planes: MaxPool, AveragePool, LpPool, their global forms, NhwcMaxPool.
 
-use tenon_kernels::cpu::{Context as Cpu, pool as kernel};
+use tenon_kernels::cpu::pool as kernel;
 
 use super::real::{self, Output, Real, with_real};
 use super::rows::for_rows;
@@ -62,7 +62,7 @@ fn pool_f32(cx: &mut Context<'_>, window: &Window, kind: kernel::Pool) -> Result
     let geometry = window.fit(spatial, &window.kernel)?;
     let Some(fitted) = geometry.kernel_window() else { return Ok(None) };
     let mut y = Output::new::<f32>(cx, 0, dtype, &output_dims(x.dims(), &geometry))?;
-    let cpu = Cpu::new(cx.features(), cx.parallel());
+    let cpu = cx.cpu();
     kernel::pool(cpu, kind, &fitted, count, x.as_slice()?, y.slice::<f32>()?)?;
     y.finish(cx).map(Some)
 }
@@ -153,7 +153,7 @@ impl MaxPool {
             return Err(OpError::unsupported("MaxPool with indices has no kernel for negative padding"));
         };
         let mut indices = cx.output(1, DType::I64, dims)?;
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let at = indices.as_mut_slice::<i64>()?;
         kernel::max_pool_indices(cpu, &fitted, dims[0] * dims[1], x, lowest, self.column_major, y, at)?;
         cx.set(1, indices);

@@ -1,7 +1,5 @@
 //! Attention of com.microsoft (BERT, GPT-2): input projection, attention, and a joined key and value cache.
 
-use std::sync::OnceLock;
-
 use tenon_kernels::cpu::Context as Cpu;
 use tenon_kernels::cpu::attention::{AttentionShape, HeadStrides};
 use tenon_kernels::cpu::gemm::PackedB;
@@ -14,6 +12,7 @@ use crate::node::Node;
 use crate::ops::gemm::{Addend, After, Gemm, Matrix};
 use crate::ops::quantized::{self, Bytes, PackedBytes, ZeroPoints, is_signed, multiply};
 use crate::ops::real::{self, Output};
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Dims, Tensor};
 
 /// The attributes of the attention after the projection.
@@ -28,7 +27,7 @@ struct Form {
 
 struct Attention {
     form: Form,
-    packed: OnceLock<(PackedB<f32>, Dims)>,
+    packed: Prepacked<(PackedB<f32>, Dims)>,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -36,7 +35,7 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         DType::F64 => return Err(OpError::unsupported("Attention has no kernel for double")),
         other => real::check(other)?,
     }
-    Ok(Box::new(Attention { form: Form::of(node)?, packed: OnceLock::new() }))
+    Ok(Box::new(Attention { form: Form::of(node)?, packed: Prepacked::default() }))
 }
 
 fn pack(cpu: &Cpu<'_>, weights: &Tensor) -> Result<PackedB<f32>> {
@@ -49,26 +48,23 @@ fn pack(cpu: &Cpu<'_>, weights: &Tensor) -> Result<PackedB<f32>> {
 impl Kernel for Attention {
     fn pack(&self, constants: &Constants<'_>) -> Result<Released> {
         let Some(weights) = constants.input(1) else { return Ok(Released::NONE) };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
-        let _ = self.packed.set((pack(&cpu, weights)?, weights.dims().into()));
+        let cpu = constants.cpu();
+        self.packed.keep((pack(&cpu, weights)?, weights.dims().into()));
         Ok(Released::NONE.with(1))
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let dtype = cx.input(0)?.dtype();
         let x = real::load_input::<f32>(cx, 0)?;
         let &[batch, rows, hidden] = x.dims() else {
             return Err(OpError::invalid(format!("the input has three axes, got shape {:?}", x.dims())));
         };
-        let fresh;
-        let (packed, dims) = match self.packed.get() {
-            Some((packed, dims)) => (packed, &dims[..]),
-            None => {
-                fresh = pack(&cpu, cx.input(1)?)?;
-                (&fresh, cx.input(1)?.dims())
-            }
-        };
+        let weights = self.packed.get_or_pack(|| {
+            let weights = cx.input(1)?;
+            Ok((pack(&cpu, weights)?, weights.dims().into()))
+        })?;
+        let (packed, dims) = &*weights;
         let columns = dims[1];
         self.form.check(dims, hidden)?;
         let mut projected = cx.scratch(DType::F32, &[batch * rows, columns])?;
@@ -212,13 +208,13 @@ impl Form {
 /// Attention whose projection multiplies 8-bit inputs with 8-bit weights.
 struct QuantizedAttention {
     form: Form,
-    packed: OnceLock<(PackedBytes, Dims)>,
+    packed: Prepacked<(PackedBytes, Dims)>,
 }
 
 pub fn build_quantized(node: &Node) -> Result<Box<dyn Kernel>> {
     quantized::check(node.input_dtype(0))?;
     quantized::check(node.input_dtype(1))?;
-    Ok(Box::new(QuantizedAttention { form: Form::of(node)?, packed: OnceLock::new() }))
+    Ok(Box::new(QuantizedAttention { form: Form::of(node)?, packed: Prepacked::default() }))
 }
 
 fn pack_bytes(cpu: &Cpu<'_>, weights: &Tensor) -> Result<PackedBytes> {
@@ -231,25 +227,22 @@ fn pack_bytes(cpu: &Cpu<'_>, weights: &Tensor) -> Result<PackedBytes> {
 impl Kernel for QuantizedAttention {
     fn pack(&self, constants: &Constants<'_>) -> Result<Released> {
         let Some(weights) = constants.input(1) else { return Ok(Released::NONE) };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
-        let _ = self.packed.set((pack_bytes(&cpu, weights)?, weights.dims().into()));
+        let cpu = constants.cpu();
+        self.packed.keep((pack_bytes(&cpu, weights)?, weights.dims().into()));
         Ok(Released::NONE.with(1))
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let x = cx.input(0)?.clone();
         let &[batch, rows, hidden] = x.dims() else {
             return Err(OpError::invalid(format!("the input has three axes, got shape {:?}", x.dims())));
         };
-        let fresh;
-        let (packed, dims) = match self.packed.get() {
-            Some((packed, dims)) => (packed, &dims[..]),
-            None => {
-                fresh = pack_bytes(&cpu, cx.input(1)?)?;
-                (&fresh, cx.input(1)?.dims())
-            }
-        };
+        let weights = self.packed.get_or_pack(|| {
+            let weights = cx.input(1)?;
+            Ok((pack_bytes(&cpu, weights)?, weights.dims().into()))
+        })?;
+        let (packed, dims) = &*weights;
         self.form.check(dims, hidden)?;
         let columns = dims[1];
         let (x_zero, w_zero) = (ZeroPoints::read(cx.optional(6))?, ZeroPoints::read(cx.optional(7))?);

@@ -2,8 +2,8 @@
 //! norms, local windows, soft caps, sinks and 8- or 4-bit caches.
 
 use half::{bf16, f16};
+use tenon_kernels::cpu::Float;
 use tenon_kernels::cpu::attention::{self as kernel, AttentionShape, HeadStrides, attention};
-use tenon_kernels::cpu::{Context as Cpu, Float};
 
 use super::cache::take_over;
 use super::plain::{self, Mask, MaskData, Scores, attend};
@@ -358,7 +358,7 @@ impl GroupQuery {
             sinks: sinks.as_deref(),
         };
         let out = (y.as_mut_slice::<T>()?, HeadStrides::rows_first(self.heads, call.rows, call.width));
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         attention(cpu, &shape, (q_data, q_strides), (k, cache_strides), (v, cache_strides), &options, out)?;
         if let Some(scores) = self.scores.filter(|_| cx.wants(3)) {
             let wide = |data: &[T]| data.iter().map(|value| value.to_f32()).collect::<Vec<f32>>();

@@ -1,8 +1,8 @@
 //! Attention of ai.onnx.
 
 use half::{bf16, f16};
+use tenon_kernels::cpu::Float;
 use tenon_kernels::cpu::attention::{self as kernel, AttentionShape, HeadStrides, attention};
-use tenon_kernels::cpu::{Context as Cpu, Float};
 
 use super::cache::{NewRows, join};
 use super::plain::{self, Mask, MaskData, Scores, attend};
@@ -262,7 +262,7 @@ impl Attention {
             };
         let (k, k_strides) = operand(&present_key, 1, qk_dim)?;
         let (v, v_strides) = operand(&present_value, 2, v_dim)?;
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let q = (cx.input(0)?.as_slice::<T>()?, call.q_strides());
         let (k, v) = ((k.as_slice::<T>()?, k_strides), (v.as_slice::<T>()?, v_strides));
         attention(cpu, &call.shape, q, k, v, &options, (y.as_mut_slice::<T>()?, call.y_strides()))?;

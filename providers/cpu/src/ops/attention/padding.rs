@@ -7,7 +7,6 @@ use crate::error::{OpError, Result};
 use crate::kernel::Context;
 use crate::ops::real::Output;
 use crate::tensor::Tensor;
-use tenon_kernels::cpu::Context as Cpu;
 use tenon_kernels::cpu::attention::{self as kernel, attention};
 
 /// Which keys are padding: 1 a key to attend to, 0 a padding.
@@ -169,7 +168,7 @@ pub fn attend_masked(
             }),
             ..kernel::Options::default()
         };
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         attention(cpu, shape, q, k, v, &options, (y.slice::<f32>()?, y_strides))?;
     }
     Ok(scores)

@@ -1,8 +1,8 @@
 //! PagedAttention: packed tokens of several sequences over key and value caches cut into blocks.
 
 use half::{bf16, f16};
+use tenon_kernels::cpu::Float;
 use tenon_kernels::cpu::attention::{AttentionShape, HeadStrides, Options, attention};
-use tenon_kernels::cpu::{Context as Cpu, Float};
 
 use super::cache::take_over;
 use super::quantized_cache::{CacheKind, QuantizedCache};
@@ -416,7 +416,7 @@ impl Paged {
         let cached = HeadStrides::rows_first(self.kv_heads, length, call.width);
         let q = (queries, HeadStrides::rows_first(self.heads, rows, call.width));
         let y = (out, HeadStrides::rows_first(self.heads, rows, call.v_width));
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         Ok(attention(cpu, &shape, q, (k, cached), (v, cached), &options, y)?)
     }
 

@@ -1,8 +1,8 @@
 //! SparseAttention: grouped heads over a cache, each head attending to the blocks of its own sparse layout.
 
 use half::f16;
+use tenon_kernels::cpu::Float;
 use tenon_kernels::cpu::attention::{AttentionShape, HeadStrides, Mask, MaskData, Options, attention};
-use tenon_kernels::cpu::{Context as Cpu, Float};
 
 use super::cache::take_over;
 use super::rotary::rotate;
@@ -172,7 +172,7 @@ impl Sparse {
         let strides = HeadStrides::rows_first(self.heads, rows, width);
         let cached = HeadStrides::heads_first(self.kv_heads, room, width);
         let (k, v) = (caches[0].as_slice::<T>()?, caches[1].as_slice::<T>()?);
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let (q, y_out) = ((queries.as_slice::<T>()?, strides), (y.as_mut_slice::<T>()?, strides));
         attention(cpu, &shape, q, (k, cached), (v, cached), &options, y_out)?;
         cx.set(0, y);

@@ -6,6 +6,7 @@ use tenon_kernels::cpu::conv::{ConvEpilogue, ConvShape, PackedFilter, conv};
 use tenon_kernels::cpu::{Context as Cpu, pool};
 
 use super::plain::{Finish, convolve};
+use super::shape::{Shape, group};
 use crate::error::{OpError, Result};
 use crate::kernel::{Constants, Context, Kernel, Released};
 use crate::node::Node;
@@ -13,7 +14,7 @@ use crate::ops::epilogue::Activation;
 use crate::ops::gemm::Dense;
 use crate::ops::real::{self, Output, Real};
 use crate::ops::rows::for_rows;
-use crate::ops::window::{Geometry, Window};
+use crate::ops::window::Window;
 use crate::tensor::{DType, Dims, Tensor};
 
 struct Conv {
@@ -47,56 +48,6 @@ pub fn build_nhwc(node: &Node) -> Result<Box<dyn Kernel>> {
     Ok(Box::new(Conv::of(node, true)?))
 }
 
-/// The attribute `group`.
-pub fn group(node: &Node) -> Result<usize> {
-    match node.int("group", 1)? {
-        group if group >= 1 => Ok(group as usize),
-        group => Err(OpError::invalid(format!("attribute 'group' is {group}, expected at least 1"))),
-    }
-}
-
-/// Shapes of one convolution.
-pub struct Shape {
-    pub batch: usize,
-    /// Input and output channels of a group.
-    pub inputs: usize,
-    pub outputs: usize,
-    pub group: usize,
-    pub geometry: Geometry,
-}
-
-impl Shape {
-    /// Checks `x` (channels first) and `w` against each other.
-    pub fn new(window: &Window, group: usize, x: &[usize], w: &[usize]) -> Result<Shape> {
-        if x.len() < 3 || x.len() != w.len() {
-            return Err(OpError::invalid(format!(
-                "convolution takes an input and weights of one rank, at least 3; got shapes {x:?} and {w:?}"
-            )));
-        }
-        if w[1] * group != x[1] || !w[0].is_multiple_of(group) {
-            return Err(OpError::invalid(format!(
-                "input shape {x:?} and weight shape {w:?} do not fit {group} groups of channels"
-            )));
-        }
-        if !window.kernel.is_empty() && window.kernel[..] != w[2..] {
-            return Err(OpError::invalid(format!(
-                "kernel_shape {:?} differs from the weights' {w:?}",
-                window.kernel
-            )));
-        }
-        let geometry = window.fit(&x[2..], &w[2..])?;
-        Ok(Shape { batch: x[0], inputs: w[1], outputs: w[0] / group, group, geometry })
-    }
-
-    /// Shape of the result, channels first.
-    pub fn output_dims(&self) -> Dims {
-        [self.batch, self.outputs * self.group]
-            .into_iter()
-            .chain(self.geometry.output.iter().copied())
-            .collect()
-    }
-}
-
 impl Conv {
     fn of(node: &Node, channels_last: bool) -> Result<Conv> {
         real::check(node.input_dtype(0))?;
@@ -120,7 +71,7 @@ impl Kernel for Conv {
         if self.window.crops() || w.rank() < 3 {
             return Ok(Released::NONE);
         }
-        let cpu = Cpu::new(constants.features(), constants.parallel());
+        let cpu = constants.cpu();
         let packed = self.pack_filter(&cpu, w)?;
         let _ = self.filter.set(Filter { packed, dims: w.dims().into() });
         Ok(Released::NONE.with(1))
@@ -166,7 +117,7 @@ impl Conv {
     }
 
     fn run_packed(&self, cx: &mut Context<'_>, dtype: DType) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let mut x = real::load_input::<f32>(cx, 0)?;
         if self.channels_last {
             x = channels_first::<f32>(cx, &x)?;
@@ -203,7 +154,7 @@ impl Conv {
         filter: &PackedFilter,
         fitted: &Fitted,
     ) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let bias = real::load_optional::<f32>(cx, 2)?;
         let mut residual = real::load_optional::<f32>(cx, 3)?;
         if self.channels_last {

@@ -1,17 +1,16 @@
 //! ConvInteger and QLinearConv: patches of bytes, channels last, multiplied with packed weights.
 
-use std::sync::OnceLock;
-
 use tenon_kernels::cpu::Context as Cpu;
 use tenon_kernels::parallel::Serial;
 
-use super::float::{Shape, group};
+use super::shape::{Shape, group};
 use crate::error::{OpError, Result};
 use crate::kernel::{Constants, Context, Kernel, Released};
 use crate::node::Node;
 use crate::ops::quantized::{Bytes, PackedBytes, ZeroPoints, check, is_signed, multiply, saturate};
 use crate::ops::rows::Rows;
 use crate::ops::window::Window;
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Dims, Tensor};
 
 /// Output positions that one task multiplies at a time.
@@ -53,7 +52,7 @@ struct IntegerConv {
     window: Window,
     group: usize,
     channels_last: bool,
-    weights: OnceLock<Weights>,
+    weights: Prepacked<Weights>,
 }
 
 impl IntegerConv {
@@ -64,7 +63,7 @@ impl IntegerConv {
             window: Window::of(node)?,
             group: group(node)?,
             channels_last: node.flag("channels_last", false)?,
-            weights: OnceLock::new(),
+            weights: Prepacked::default(),
         })
     }
 
@@ -72,8 +71,8 @@ impl IntegerConv {
         let Some(w) = constants.input(index).filter(|w| check(w.dtype()).is_ok()) else {
             return Ok(Released::NONE);
         };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
-        let _ = self.weights.set(Weights::pack(&cpu, w, self.group)?);
+        let cpu = constants.cpu();
+        self.weights.keep(Weights::pack(&cpu, w, self.group)?);
         Ok(Released::NONE.with(index))
     }
 
@@ -229,14 +228,8 @@ impl Kernel for ConvInteger {
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let x = cx.input(0)?;
-        let fresh;
-        let weights = match self.0.weights.get() {
-            Some(weights) => weights,
-            None => {
-                fresh = Weights::pack(&Cpu::new(cx.features(), cx.parallel()), cx.input(1)?, self.0.group)?;
-                &fresh
-            }
-        };
+        let pack = || Weights::pack(&cx.cpu(), cx.input(1)?, self.0.group);
+        let weights = &*self.0.weights.get_or_pack(pack)?;
         let (x_zero, w_zero) = (ZeroPoints::read(cx.optional(2))?, ZeroPoints::read(cx.optional(3))?);
         let (shape, dims) = self.0.shape(x.dims(), &weights.dims)?;
         let mut y = cx.output(0, DType::I32, &dims)?;
@@ -269,14 +262,8 @@ impl Kernel for QLinearConv {
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let x = cx.input(0)?;
-        let fresh;
-        let weights = match self.0.weights.get() {
-            Some(weights) => weights,
-            None => {
-                fresh = Weights::pack(&Cpu::new(cx.features(), cx.parallel()), cx.input(3)?, self.0.group)?;
-                &fresh
-            }
-        };
+        let pack = || Weights::pack(&cx.cpu(), cx.input(3)?, self.0.group);
+        let weights = &*self.0.weights.get_or_pack(pack)?;
         let (shape, dims) = self.0.shape(x.dims(), &weights.dims)?;
         let (channels, len) = (shape.outputs * shape.group, shape.geometry.output_len());
         let (x_zero, w_zero) = (ZeroPoints::read(cx.optional(2))?, ZeroPoints::read(cx.optional(5))?);

@@ -5,6 +5,7 @@ mod columns;
 mod float;
 mod integer;
 mod plain;
+mod shape;
 mod transpose;
 
 #[cfg(test)]

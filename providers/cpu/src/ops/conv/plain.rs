@@ -4,7 +4,7 @@ use tenon_kernels::cpu::Context as Cpu;
 use tenon_kernels::parallel::Serial;
 
 use super::columns;
-use super::float::Shape;
+use super::shape::Shape;
 use crate::error::Result;
 use crate::kernel::Context;
 use crate::ops::epilogue::Activation;

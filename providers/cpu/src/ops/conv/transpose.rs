@@ -5,7 +5,7 @@ use tenon_kernels::cpu::conv_transpose::{ConvTransposeShape, conv_transpose};
 use tenon_kernels::cpu::elementwise::Unary;
 
 use super::columns;
-use super::float::group;
+use super::shape::group;
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
 use crate::node::Node;
@@ -216,7 +216,7 @@ impl ConvTranspose {
         }
         let (x, w) = (x.as_slice::<T>()?, w.as_slice::<T>()?);
         let (positions, plane_len) = (geometry.output_len(), geometry.input_len());
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let extents = [x_dims[0], self.group, inputs * self.group, channels];
         if T::spread(&cpu, extents, &geometry, x, w, bias, y.slice::<T>()?)? {
             return y.finish(cx);

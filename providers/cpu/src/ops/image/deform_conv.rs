@@ -1,6 +1,5 @@
 //! DeformConv: a 2-D convolution that samples its input at learned offsets.
 
-use tenon_kernels::cpu::Context as Cpu;
 use tenon_kernels::cpu::Matrix;
 use tenon_kernels::cpu::gemm::gemm_number;
 use tenon_kernels::parallel::{SharedMut, for_each_range};
@@ -113,7 +112,7 @@ impl DeformConv {
         let mut columns_memory = cx.scratch(T::DTYPE, &[channels * taps, points])?;
         let columns = columns_memory.as_mut_slice::<T>()?;
         let mut output = Output::new::<T>(cx, 0, cx.input(0)?.dtype(), &[batches, filters, oh, ow])?;
-        let (values, cpu) = (output.slice::<T>()?, Cpu::new(cx.features(), cx.parallel()));
+        let (values, cpu) = (output.slice::<T>()?, cx.cpu());
         let (w, per_group) = (w.as_slice::<T>()?, filters / self.groups);
         for batch in 0..batches {
             let image = &x.as_slice::<T>()?[batch * channels * extents.image[0] * extents.image[1]..];

@@ -306,13 +306,7 @@ fn contract<T: Scalar>(
             row_stride: b_row,
             col_stride: b_col,
         };
-        T::multiply(
-            Cpu::new(cx.features(), cx.parallel()),
-            left,
-            right,
-            data.as_mut_slice::<T>()?,
-            &batches,
-        )?;
+        T::multiply(cx.cpu(), left, right, data.as_mut_slice::<T>()?, &batches)?;
     }
     Ok(Operand { data, labels, strides: crate::shape::strides(&dims), dims })
 }

@@ -1,11 +1,9 @@
 //! MatMul over float and integer types, and its fused forms with a factor, transposes, bias, residual and activation.
 
 use std::any::Any;
-use std::sync::OnceLock;
 
 use half::{bf16, f16};
 use smallvec::SmallVec;
-use tenon_kernels::cpu::Context as Cpu;
 
 use super::geometry::{Order, Product};
 use crate::error::{OpError, Result};
@@ -16,6 +14,7 @@ use crate::ops::gemm::{Addend, After, BatchOffsets, Gemm, Matrix, Number, multip
 use crate::ops::real::{self, Real};
 use crate::ops::rows::for_rows;
 use crate::ops::spread::Spread;
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Element, Tensor};
 
 /// `y = activation(alpha * a · b + bias + residual)`.
@@ -26,7 +25,7 @@ struct MatMul {
     activation: Activation,
     /// Inputs 2 and 3 are added to the product.
     has_addends: bool,
-    packed: OnceLock<Weights>,
+    packed: Prepacked<Weights>,
 }
 
 /// A constant right-hand matrix, packed in its own type.
@@ -49,7 +48,7 @@ impl Weights {
             b: &Tensor,
             transposed: bool,
         ) -> Result<Box<dyn Any + Send + Sync>> {
-            let cpu = Cpu::new(constants.features(), constants.parallel());
+            let cpu = constants.cpu();
             let matrix = Matrix::new(b.as_slice::<T>()?, b.dims()[0], b.dims()[1]).transposed_if(transposed);
             Ok(Box::new(T::pack(&cpu, matrix)?))
         }
@@ -75,7 +74,7 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         b_order: Order::default(),
         activation: Activation::None,
         has_addends: false,
-        packed: OnceLock::new(),
+        packed: Prepacked::default(),
     }))
 }
 
@@ -87,7 +86,7 @@ pub fn build_fused(node: &Node) -> Result<Box<dyn Kernel>> {
         b_order: order(node, "transB", "transBatchB")?,
         activation: Activation::of(node)?,
         has_addends: node.has_input(2) || node.has_input(3),
-        packed: OnceLock::new(),
+        packed: Prepacked::default(),
     }))
 }
 
@@ -108,7 +107,7 @@ impl Kernel for MatMul {
         let Some(b) = constants.input(1) else { return Ok(Released::NONE) };
         match Weights::pack(constants, b, self.b_order.transpose)? {
             Some(weights) => {
-                let _ = self.packed.set(weights);
+                self.packed.keep(weights);
                 Ok(Released::NONE.with(1))
             }
             None => Ok(Released::NONE),
@@ -132,7 +131,7 @@ impl Kernel for MatMul {
 
 impl MatMul {
     fn run_float<T: Gemm>(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let a = cx.input(0)?;
         let weights = self.packed.get();
         let b = if weights.is_none() { Some(cx.input(1)?) } else { None };
@@ -250,7 +249,7 @@ impl MatMul {
     }
 
     fn run_integer<T: Number + Element>(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let (a, b) = (cx.input(0)?, cx.input(1)?);
         let product = Product::new(a.dims(), b.dims(), self.a_order, self.b_order)?;
         let (m, n, k) = (product.m, product.n, product.k);

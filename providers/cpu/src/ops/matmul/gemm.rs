@@ -1,9 +1,6 @@
 //! Gemm: `y = activation(alpha * a' · b' + beta * c)` over float and integer types.
 
-use std::sync::OnceLock;
-
 use half::{bf16, f16};
-use tenon_kernels::cpu::Context as Cpu;
 
 use super::float::{Weights, check_type};
 use crate::error::{OpError, Result};
@@ -13,6 +10,7 @@ use crate::ops::epilogue::Activation;
 use crate::ops::gemm::{self, Addend, After, Matrix, Number, multiply_plain};
 use crate::ops::real::{self, Real};
 use crate::ops::spread::Spread;
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Element, Tensor};
 
 struct Gemm {
@@ -21,7 +19,7 @@ struct Gemm {
     a_transposed: bool,
     b_transposed: bool,
     activation: Activation,
-    packed: OnceLock<Weights>,
+    packed: Prepacked<Weights>,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -32,7 +30,7 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
         a_transposed: node.flag("transA", false)?,
         b_transposed: node.flag("transB", false)?,
         activation: Activation::of(node)?,
-        packed: OnceLock::new(),
+        packed: Prepacked::default(),
     }))
 }
 
@@ -41,7 +39,7 @@ impl Kernel for Gemm {
         let Some(b) = constants.input(1) else { return Ok(Released::NONE) };
         match Weights::pack(constants, b, self.b_transposed)? {
             Some(weights) => {
-                let _ = self.packed.set(weights);
+                self.packed.keep(weights);
                 Ok(Released::NONE.with(1))
             }
             None => Ok(Released::NONE),
@@ -81,7 +79,7 @@ impl Gemm {
     }
 
     fn run_float<T: gemm::Gemm>(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let a = cx.input(0)?;
         let weights = self.packed.get();
         let b = if weights.is_none() { Some(cx.input(1)?) } else { None };
@@ -126,7 +124,7 @@ impl Gemm {
         widen: impl Fn(T) -> f64,
         narrow: impl Fn(f64) -> T,
     ) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let (a, b, c) = (cx.input(0)?, cx.input(1)?, cx.optional(2));
         let (m, n, _) = self.extents(a.dims(), b.dims())?;
         let mut y = cx.output(0, T::DTYPE, &[m, n])?;

@@ -1,10 +1,8 @@
 //! Quantised matrix products: MatMulInteger, QLinearMatMul, DynamicQuantizeMatMul, MatMulIntegerToFloat, QGemm.
 
-use std::sync::OnceLock;
-
+use super::geometry::{Order, Product};
 use tenon_kernels::cpu::Context as Cpu;
 
-use super::geometry::{Order, Product};
 use crate::error::{OpError, Result};
 use crate::kernel::{Constants, Context, Kernel, Released};
 use crate::node::Node;
@@ -15,12 +13,22 @@ use crate::ops::quantized::{
 use crate::ops::real::{self, Output};
 use crate::ops::rows::for_rows;
 use crate::ops::spread::Spread;
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Dims, Tensor};
 
-/// A constant right-hand matrix.
+/// A packed right-hand matrix and its shape as stored.
 struct Weights {
     packed: PackedBytes,
     dims: [usize; 2],
+}
+
+impl Weights {
+    /// Packs `b`, a matrix of bytes of shape `dims`, stored transposed when `transposed`.
+    fn pack(cpu: &Cpu<'_>, b: &Tensor, dims: [usize; 2], transposed: bool) -> Result<Weights> {
+        let (k, n) = if transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
+        let packed = PackedBytes::new(cpu, b.as_bytes(), is_signed(b.dtype())?, k, n, transposed)?;
+        Ok(Weights { packed, dims })
+    }
 }
 
 /// Packs constant input `index` (a matrix of bytes, stored transposed when `transposed`) for [`product`].
@@ -28,16 +36,12 @@ fn pack(
     constants: &Constants<'_>,
     index: usize,
     transposed: bool,
-    slot: &OnceLock<Weights>,
+    slot: &Prepacked<Weights>,
 ) -> Result<Released> {
     let Some(b) = constants.input(index).filter(|b| b.rank() == 2 && check(b.dtype()).is_ok()) else {
         return Ok(Released::NONE);
     };
-    let dims = [b.dims()[0], b.dims()[1]];
-    let (k, n) = if transposed { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
-    let cpu = Cpu::new(constants.features(), constants.parallel());
-    let packed = PackedBytes::new(&cpu, b.as_bytes(), is_signed(b.dtype())?, k, n, transposed)?;
-    let _ = slot.set(Weights { packed, dims });
+    slot.keep(Weights::pack(&constants.cpu(), b, [b.dims()[0], b.dims()[1]], transposed)?);
     Ok(Released::NONE.with(index))
 }
 
@@ -64,7 +68,7 @@ fn product(
     let geometry = Product::new(a.dims(), b_dims, Order::default(), Order::default())?;
     let mut sums = cx.scratch(DType::I32, &geometry.dims)?;
     let out = sums.as_mut_slice::<i32>()?;
-    let cpu = Cpu::new(cx.features(), cx.parallel());
+    let cpu = cx.cpu();
     let signed = is_signed(a.dtype())?;
     let (m, n, k) = (geometry.m, geometry.n, geometry.k);
     for index in 0..if m * n == 0 { 0 } else { geometry.batches() } {
@@ -96,13 +100,13 @@ fn scale_dims(tensor: &Tensor, dims: &[usize], per_row: bool) -> Dims {
 // ---- MatMulInteger ----
 
 struct MatMulInteger {
-    weights: OnceLock<Weights>,
+    weights: Prepacked<Weights>,
 }
 
 pub fn build_integer(node: &Node) -> Result<Box<dyn Kernel>> {
     check(node.input_dtype(0))?;
     check(node.input_dtype(1))?;
-    Ok(Box::new(MatMulInteger { weights: OnceLock::new() }))
+    Ok(Box::new(MatMulInteger { weights: Prepacked::default() }))
 }
 
 impl Kernel for MatMulInteger {
@@ -140,7 +144,7 @@ pub fn build_integer16(node: &Node) -> Result<Box<dyn Kernel>> {
 
 impl Kernel for MatMulInteger16 {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let (a, b) = (cx.input(0)?, cx.input(1)?);
         let geometry = Product::new(a.dims(), b.dims(), Order::default(), Order::default())?;
         let (m, n, k) = (geometry.m, geometry.n, geometry.k);
@@ -163,14 +167,14 @@ impl Kernel for MatMulInteger16 {
 // ---- QLinearMatMul ----
 
 struct QLinearMatMul {
-    weights: OnceLock<Weights>,
+    weights: Prepacked<Weights>,
 }
 
 pub fn build_qlinear(node: &Node) -> Result<Box<dyn Kernel>> {
     for index in [0, 3, 7] {
         check(node.input_dtype(index))?;
     }
-    Ok(Box::new(QLinearMatMul { weights: OnceLock::new() }))
+    Ok(Box::new(QLinearMatMul { weights: Prepacked::default() }))
 }
 
 impl Kernel for QLinearMatMul {
@@ -217,18 +221,18 @@ impl Kernel for QLinearMatMul {
 struct ToFloat {
     /// `a` is a float tensor.
     dynamic: bool,
-    weights: OnceLock<Weights>,
+    weights: Prepacked<Weights>,
 }
 
 pub fn build_dynamic(node: &Node) -> Result<Box<dyn Kernel>> {
     check(node.input_dtype(1))?;
-    Ok(Box::new(ToFloat { dynamic: true, weights: OnceLock::new() }))
+    Ok(Box::new(ToFloat { dynamic: true, weights: Prepacked::default() }))
 }
 
 pub fn build_to_float(node: &Node) -> Result<Box<dyn Kernel>> {
     check(node.input_dtype(0))?;
     check(node.input_dtype(1))?;
-    Ok(Box::new(ToFloat { dynamic: false, weights: OnceLock::new() }))
+    Ok(Box::new(ToFloat { dynamic: false, weights: Prepacked::default() }))
 }
 
 impl Kernel for ToFloat {
@@ -291,7 +295,7 @@ struct QGemm {
     alpha: f32,
     a_transposed: bool,
     b_transposed: bool,
-    weights: OnceLock<Weights>,
+    weights: Prepacked<Weights>,
 }
 
 pub fn build_qgemm(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -301,7 +305,7 @@ pub fn build_qgemm(node: &Node) -> Result<Box<dyn Kernel>> {
         alpha: node.float("alpha", 1.0)?,
         a_transposed: node.flag("transA", false)?,
         b_transposed: node.flag("transB", false)?,
-        weights: OnceLock::new(),
+        weights: Prepacked::default(),
     }))
 }
 
@@ -330,22 +334,17 @@ impl Kernel for QGemm {
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let a = self.left(cx)?;
         let (m, k) = (a.dims()[0], a.dims()[1]);
-        let fresh;
-        let packed = match self.weights.get() {
-            Some(weights) => &weights.packed,
-            None => {
-                let b = cx.input(3)?;
-                let &[rows, columns] = b.dims() else {
-                    return Err(OpError::invalid(format!("QGemm takes matrices, got shape {:?}", b.dims())));
-                };
-                let (k, n) = if self.b_transposed { (columns, rows) } else { (rows, columns) };
-                fresh = PackedBytes::new(&cpu, b.as_bytes(), is_signed(b.dtype())?, k, n, self.b_transposed)?;
-                &fresh
-            }
-        };
+        let weights = self.weights.get_or_pack(|| {
+            let b = cx.input(3)?;
+            let &[rows, columns] = b.dims() else {
+                return Err(OpError::invalid(format!("QGemm takes matrices, got shape {:?}", b.dims())));
+            };
+            Weights::pack(&cpu, b, [rows, columns], self.b_transposed)
+        })?;
+        let packed = &weights.packed;
         if packed.rows() != k {
             return Err(OpError::invalid(format!("inner dimensions {k} and {} differ", packed.rows())));
         }

@@ -1,7 +1,5 @@
 //! MatMulNBits and MatMulBnb4: products with weights quantised in blocks.
 
-use std::sync::OnceLock;
-
 use tenon_kernels::cpu::elementwise::Unary;
 use tenon_kernels::cpu::gemm::PackedB;
 use tenon_kernels::cpu::nbits::{BlockWeights, BlockZeros, PackedBlocks, matmul_blocks};
@@ -12,6 +10,7 @@ use crate::kernel::{Constants, Context, Kernel, Released};
 use crate::node::Node;
 use crate::ops::gemm::{Addend, After, Gemm, Matrix};
 use crate::ops::real::{self, Output};
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Dims, Tensor};
 
 /// Weights of `n` outputs and `k` inputs that rows of f32 are multiplied with.
@@ -134,7 +133,7 @@ struct MatMulNBits {
     block: usize,
     n: usize,
     k: usize,
-    packed: OnceLock<Linear>,
+    packed: Prepacked<Linear>,
 }
 
 fn positive(node: &Node, name: &str) -> Result<usize> {
@@ -164,7 +163,7 @@ pub fn build_nbits(node: &Node) -> Result<Box<dyn Kernel>> {
         block: positive(node, "block_size")?,
         n: positive(node, "N")?,
         k: positive(node, "K")?,
-        packed: OnceLock::new(),
+        packed: Prepacked::default(),
     }))
 }
 
@@ -200,14 +199,14 @@ impl Kernel for MatMulNBits {
         let (Some(codes), Some(scales)) = (constants.input(1), constants.input(2)) else {
             return Ok(Released::NONE);
         };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
+        let cpu = constants.cpu();
         let zeros = constants.input(3);
-        let _ = self.packed.set(self.pack_weights(&cpu, codes, scales, zeros)?);
+        self.packed.keep(self.pack_weights(&cpu, codes, scales, zeros)?);
         Ok(Released::NONE.with(1).with(2).with(3))
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let dtype = cx.input(0)?.dtype();
         let a = real::load_input::<f32>(cx, 0)?;
         if a.dims().last() != Some(&self.k) {
@@ -217,14 +216,8 @@ impl Kernel for MatMulNBits {
                 self.k
             )));
         }
-        let fresh;
-        let packed = match self.packed.get() {
-            Some(packed) => packed,
-            None => {
-                fresh = self.pack_weights(&cpu, cx.input(1)?, cx.input(2)?, cx.optional(3))?;
-                &fresh
-            }
-        };
+        let pack = || self.pack_weights(&cpu, cx.input(1)?, cx.input(2)?, cx.optional(3));
+        let packed = self.packed.get_or_pack(pack)?;
         let bias = real::load_optional::<f32>(cx, 5)?;
         let bias = bias.as_ref().map(|bias| bias.as_slice::<f32>()).transpose()?;
         if bias.is_some_and(|bias| bias.len() != self.n) {
@@ -272,7 +265,7 @@ struct MatMulBnb4 {
     k: usize,
     /// The product sums over `k`; otherwise over `n`.
     transposed: bool,
-    packed: OnceLock<Linear>,
+    packed: Prepacked<Linear>,
 }
 
 pub fn build_bnb4(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -291,7 +284,7 @@ pub fn build_bnb4(node: &Node) -> Result<Box<dyn Kernel>> {
         n: positive(node, "N")?,
         k: positive(node, "K")?,
         transposed: node.flag("transB", true)?,
-        packed: OnceLock::new(),
+        packed: Prepacked::default(),
     }))
 }
 
@@ -331,13 +324,13 @@ impl Kernel for MatMulBnb4 {
         let (Some(codes), Some(largest)) = (constants.input(1), constants.input(2)) else {
             return Ok(Released::NONE);
         };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
-        let _ = self.packed.set(self.pack_weights(&cpu, codes, largest)?);
+        let cpu = constants.cpu();
+        self.packed.keep(self.pack_weights(&cpu, codes, largest)?);
         Ok(Released::NONE.with(1).with(2))
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let dtype = cx.input(0)?.dtype();
         let a = real::load_input::<f32>(cx, 0)?;
         let (n, k) = if self.transposed { (self.n, self.k) } else { (self.k, self.n) };
@@ -347,14 +340,7 @@ impl Kernel for MatMulBnb4 {
                 a.dims()
             )));
         }
-        let fresh;
-        let packed = match self.packed.get() {
-            Some(packed) => packed,
-            None => {
-                fresh = self.pack_weights(&cpu, cx.input(1)?, cx.input(2)?)?;
-                &fresh
-            }
-        };
+        let packed = self.packed.get_or_pack(|| self.pack_weights(&cpu, cx.input(1)?, cx.input(2)?))?;
         let mut dims: Dims = a.dims().into();
         let last = dims.len() - 1;
         dims[last] = n;

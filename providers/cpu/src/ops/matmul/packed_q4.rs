@@ -1,7 +1,5 @@
 //! MatMulFpQ4: weights of 4 bits in the blocks of ONNX Runtime's packed blob.
 
-use std::sync::OnceLock;
-
 use tenon_kernels::cpu::Context as Cpu;
 
 use super::nbits::Linear;
@@ -9,6 +7,7 @@ use crate::error::{OpError, Result};
 use crate::kernel::{Constants, Context, Kernel, Released};
 use crate::node::Node;
 use crate::ops::real::{self, Output};
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Dims, Tensor};
 
 /// Weights of a block.
@@ -19,7 +18,7 @@ const BLOCK: usize = 32;
 struct MatMulPackedQ4 {
     /// Without zero points, 8 is zero.
     zero_points: bool,
-    packed: OnceLock<(Linear, [usize; 2])>,
+    packed: Prepacked<(Linear, [usize; 2])>,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -36,7 +35,7 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
             )));
         }
     };
-    Ok(Box::new(MatMulPackedQ4 { zero_points, packed: OnceLock::new() }))
+    Ok(Box::new(MatMulPackedQ4 { zero_points, packed: Prepacked::default() }))
 }
 
 impl MatMulPackedQ4 {
@@ -76,23 +75,17 @@ impl Kernel for MatMulPackedQ4 {
         let (Some(blob), Some(shape)) = (constants.input(1), constants.input(2)) else {
             return Ok(Released::NONE);
         };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
-        let _ = self.packed.set(self.pack_weights(&cpu, blob, shape)?);
+        let cpu = constants.cpu();
+        self.packed.keep(self.pack_weights(&cpu, blob, shape)?);
         Ok(Released::NONE.with(1).with(2))
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let dtype = cx.input(0)?.dtype();
         let a = real::load_input::<f32>(cx, 0)?;
-        let fresh;
-        let (weights, [n, k]) = match self.packed.get() {
-            Some(packed) => packed,
-            None => {
-                fresh = self.pack_weights(&cpu, cx.input(1)?, cx.input(2)?)?;
-                &fresh
-            }
-        };
+        let pack = || self.pack_weights(&cpu, cx.input(1)?, cx.input(2)?);
+        let (weights, [n, k]) = &*self.packed.get_or_pack(pack)?;
         let mut dims: Dims = a.dims().into();
         match dims.last_mut() {
             Some(last) if last == k => *last = *n,

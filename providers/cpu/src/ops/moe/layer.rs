@@ -1,7 +1,5 @@
 //! The layer itself: tokens gathered by expert, two products with an activation between them, scattered sums.
 
-use std::sync::OnceLock;
-
 use tenon_kernels::cpu::Context as Cpu;
 
 use super::route::route;
@@ -11,6 +9,7 @@ use crate::kernel::{Constants, Context, Kernel, Released};
 use crate::node::Node;
 use crate::ops::epilogue::{Activate, Activation};
 use crate::ops::real::{self, Output, Real};
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Tensor};
 
 /// What happens between the two products.
@@ -54,7 +53,7 @@ struct Mixture {
     between: Between,
     quantization: Option<Quantization>,
     inputs: [Inputs; 3],
-    packed: OnceLock<[Option<Projection>; 3]>,
+    packed: Prepacked<[Option<Projection>; 3]>,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -126,7 +125,7 @@ fn of(node: &Node, quantization: Option<Quantization>, inputs: [Inputs; 3]) -> R
         between,
         quantization,
         inputs,
-        packed: OnceLock::new(),
+        packed: Prepacked::default(),
     }))
 }
 
@@ -208,28 +207,21 @@ impl Kernel for Mixture {
         if !needed || !scaled {
             return Ok(Released::NONE);
         }
-        let cpu = Cpu::new(constants.features(), constants.parallel());
-        let _ = self.packed.set(self.pack_all(&cpu, &|index| constants.input(index))?);
+        let cpu = constants.cpu();
+        self.packed.keep(self.pack_all(&cpu, &|index| constants.input(index))?);
         let parts = self.inputs.iter().flat_map(|inputs| [inputs.weights, inputs.scales, inputs.zeros]);
         Ok(parts.filter(|&index| constants.input(index).is_some()).fold(Released::NONE, Released::with))
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let dtype = cx.input(0)?.dtype();
         let x = real::load_input::<f32>(cx, 0)?;
         let logits = real::load_input::<f32>(cx, 1)?;
         let hidden = x.dims().last().copied().unwrap_or(0);
         let tokens = x.len().checked_div(hidden).unwrap_or(0);
-        let fresh;
-        let packed = match self.packed.get() {
-            Some(packed) => packed,
-            None => {
-                fresh = self.pack_all(&cpu, &|index| cx.optional(index))?;
-                &fresh
-            }
-        };
-        let [Some(first), Some(second), third] = packed else {
+        let packed = self.packed.get_or_pack(|| self.pack_all(&cpu, &|index| cx.optional(index)))?;
+        let [Some(first), Some(second), third] = &*packed else {
             return Err(OpError::invalid("the weights of the experts are missing"));
         };
         let experts = first.experts.len();

@@ -126,7 +126,7 @@ impl BatchNormalization {
             scale.push(T::from_f64(factor));
             shift.push(T::from_f64(beta[c] - mean[c] * factor));
         }
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let mut y = Output::new::<T>(cx, 0, dtype, x.dims())?;
         T::scale(&cpu, x.as_slice::<T>()?, extents, &scale, &shift, y.slice::<T>()?)?;
         y.finish(cx)

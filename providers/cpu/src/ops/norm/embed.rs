@@ -1,7 +1,5 @@
 //! EmbedLayerNormalization: word, position and segment embeddings summed and layer-normalised.
 
-use tenon_kernels::cpu::Context as Cpu;
-
 use super::row::{Norm, Normalize};
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
@@ -87,7 +85,7 @@ impl Kernel for EmbedNorm {
             }
         });
         let mut y = Output::new::<f32>(cx, 0, dtype, &[batch, length, width])?;
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let affine = [Some(gamma.as_slice::<f32>()?), Some(beta.as_slice::<f32>()?)];
         let norm = Norm { epsilon: self.epsilon, centred: true };
         f32::normalize(

@@ -1,7 +1,5 @@
 //! InstanceNormalization, GroupNormalization and com.microsoft's GroupNorm and SkipGroupNorm.
 
-use tenon_kernels::cpu::Context as Cpu;
-
 use super::row::{Norm, Normalize};
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
@@ -101,7 +99,7 @@ impl GroupNormalization {
         let first = if self.channels_last { self.turn::<T>(cx, &x)? } else { x };
         let batch = last_dims[0];
         let len = first.len().checked_div(batch * channels).unwrap_or(0);
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let mut y = Output::new::<T>(cx, 0, dtype, &last_dims)?;
         let mut turned = if self.channels_last { Some(cx.scratch(T::DTYPE, first.dims())?) } else { None };
         let out = match &mut turned {

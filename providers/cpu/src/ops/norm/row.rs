@@ -137,7 +137,7 @@ impl Kernel for RowNormalization {
 
 impl RowNormalization {
     fn run_typed<T: Normalize>(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let (input_type, scale_type) = (cx.input(0)?.dtype(), cx.input(1)?.dtype());
         let x = real::load_input::<T>(cx, 0)?;
         let scale = real::load_input::<T>(cx, 1)?;
@@ -218,7 +218,7 @@ impl Kernel for Branchwise {
                 )));
             }
         };
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let mut y = Output::new::<f32>(cx, 0, dtype, dims)?;
         let extents = [x.len().checked_div(width).unwrap_or(0), width];
         let norm = Norm { epsilon: self.epsilon, centred: false };
@@ -275,7 +275,7 @@ impl Kernel for Gated {
                 gate.dims()
             )));
         }
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let mut y = Output::new::<f32>(cx, 0, dtype, x.dims())?;
         let norm = Norm { epsilon: self.epsilon, centred: false };
         let affine = [Some(scale.as_slice::<f32>()?), None];

@@ -1,7 +1,5 @@
 //! SkipLayerNormalization and SkipSimplifiedLayerNormalization: a residual sum, then a row norm of it.
 
-use tenon_kernels::cpu::Context as Cpu;
-
 use super::row::{Norm, Normalize};
 use crate::error::{OpError, Result};
 use crate::kernel::{Context, Kernel};
@@ -79,7 +77,7 @@ impl SkipNorm {
         let [mean, inverse] = &mut statistics;
         let mean = mean.as_mut().map(Output::slice::<T>).transpose()?;
         let inverse = inverse.as_mut().map(Output::slice::<T>).transpose()?;
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let extents = [x.len().checked_div(width).unwrap_or(0), width];
         let beta = beta.as_ref().map(|beta| beta.as_slice::<T>()).transpose()?;
         let affine = [Some(gamma.as_slice::<T>()?), beta];

@@ -7,7 +7,6 @@ pub mod pool;
 pub mod value;
 
 use half::{bf16, f16};
-use tenon_kernels::cpu::Context as Machine;
 use tenon_kernels::cpu::quantize::{self, Quantized, Scales};
 
 use self::granularity::Granularity;
@@ -116,12 +115,7 @@ fn quantize_vector<T: Quantized + Element>(cx: &Context<'_>, extents: [usize; 3]
     let zero_point = cx.optional(2).map(Tensor::as_slice::<T>).transpose()?;
     let scales = Scales { extents, scale: cx.input(1)?.as_slice()?, zero_point };
     let mut out = cx.output(0, T::DTYPE, x.dims())?;
-    quantize::quantize(
-        Machine::new(cx.features(), cx.parallel()),
-        x.as_slice()?,
-        scales,
-        out.as_mut_slice()?,
-    )?;
+    quantize::quantize(cx.cpu(), x.as_slice()?, scales, out.as_mut_slice()?)?;
     Ok(Some(out))
 }
 
@@ -233,12 +227,7 @@ fn dequantize_vector<T: Quantized + Element>(
     let zero_point = cx.optional(2).map(Tensor::as_slice::<T>).transpose()?;
     let scales = Scales { extents, scale: cx.input(1)?.as_slice()?, zero_point };
     let mut out = cx.output(0, DType::F32, x.dims())?;
-    quantize::dequantize(
-        Machine::new(cx.features(), cx.parallel()),
-        x.as_slice()?,
-        scales,
-        out.as_mut_slice()?,
-    )?;
+    quantize::dequantize(cx.cpu(), x.as_slice()?, scales, out.as_mut_slice()?)?;
     Ok(Some(out))
 }
 
@@ -269,7 +258,7 @@ impl Kernel for DynamicQuantize {
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         let x = cx.input(0)?;
         let values = x.as_slice::<f32>()?;
-        let machine = Machine::new(cx.features(), cx.parallel());
+        let machine = cx.cpu();
         let (scale, zero) = quantize::dynamic_parameters(machine, values);
         let mut out = cx.output(0, DType::U8, x.dims())?;
         let scales =

@@ -6,11 +6,12 @@ use tenon_kernels::cpu::Context as Cpu;
 
 use super::projection::{FloatProjection, Projection};
 use crate::error::{OpError, Result};
-use crate::kernel::Context;
+use crate::kernel::{Constants, Context, Released};
 use crate::node::Node;
 use crate::ops::gemm::Dense;
 use crate::ops::real::{self, Output};
 use crate::ops::rows::Rows;
+use crate::prepacked::Prepacked;
 use crate::tensor::{DType, Tensor};
 
 /// The attributes that do not depend on the cell.
@@ -67,6 +68,26 @@ pub struct Packed<T> {
     pub directions: Vec<Weights<T>>,
     pub input_size: usize,
     pub hidden_size: usize,
+}
+
+/// What a layer packed of constant weights, by the type that it computes in.
+#[derive(Default)]
+pub struct Kept {
+    pub single: Prepacked<Packed<f32>>,
+    pub double: Prepacked<Packed<f64>>,
+}
+
+impl Kept {
+    /// Packs inputs 1 and 2 with [`pack_float`], where they are constants.
+    pub fn pack(&self, constants: &Constants<'_>, directions: usize, parts: &[usize]) -> Result<Released> {
+        let (Some(w), Some(r)) = (constants.input(1), constants.input(2)) else { return Ok(Released::NONE) };
+        if w.dtype() == DType::F64 {
+            self.double.keep(pack_float(&constants.cpu(), w, r, directions, parts)?);
+        } else {
+            self.single.keep(pack_float(&constants.cpu(), w, r, directions, parts)?);
+        }
+        Ok(Released::NONE.with(1).with(2))
+    }
 }
 
 /// Packs float weights `w [directions, gates * hidden, input]` and `r [directions, gates * hidden, hidden]`; `parts`
@@ -356,7 +377,7 @@ fn run_directions(
     one: &(dyn Fn(&Cpu<'_>, usize) -> Result<()> + Sync),
 ) -> Result<()> {
     if directions == 1 || cx.parallel().threads() == 1 || work < 1 << 16 {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         return (0..directions).try_for_each(|direction| one(&cpu, direction));
     }
     let (failure, features) = (Mutex::new(None), cx.features());

@@ -1,17 +1,16 @@
 //! GRU.
 
-use std::sync::OnceLock;
-
 use tenon_kernels::cpu::Context as Cpu;
 
 use super::activation::{self, CellActivation};
-use super::frame::{Cell, Layer, Packed, Run, State, Weights, pack_float};
+use super::frame::{Cell, Kept, Layer, Packed, Run, State, Weights, pack_float};
 use crate::error::{OpError, Result};
 use crate::kernel::{Constants, Context, Kernel, Released};
 use crate::node::Node;
 use crate::ops::epilogue::Activate;
 use crate::ops::gemm::Dense;
 use crate::ops::real;
+use crate::prepacked::Prepacked;
 use crate::tensor::DType;
 
 /// Gates that the parts of the recurrent weights cover: update and reset, then the candidate.
@@ -22,8 +21,7 @@ struct Gru {
     activations: Vec<CellActivation>,
     /// The reset gate acts after the recurrent product instead of before it.
     reset_after: bool,
-    single: OnceLock<Packed<f32>>,
-    double: OnceLock<Packed<f64>>,
+    kept: Kept,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -31,28 +29,20 @@ pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
     let layer = Layer::of(node)?;
     let activations = activation::read(node, layer.directions(), &["Sigmoid", "Tanh"])?;
     let reset_after = node.flag("linear_before_reset", false)?;
-    Ok(Box::new(Gru { layer, activations, reset_after, single: OnceLock::new(), double: OnceLock::new() }))
+    Ok(Box::new(Gru { layer, activations, reset_after, kept: Kept::default() }))
 }
 
 impl Kernel for Gru {
     fn pack(&self, constants: &Constants<'_>) -> Result<Released> {
-        let (Some(w), Some(r)) = (constants.input(1), constants.input(2)) else { return Ok(Released::NONE) };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
-        let directions = self.layer.directions();
-        if w.dtype() == DType::F64 {
-            let _ = self.double.set(pack_float::<f64>(&cpu, w, r, directions, &PARTS)?);
-        } else {
-            let _ = self.single.set(pack_float::<f32>(&cpu, w, r, directions, &PARTS)?);
-        }
-        Ok(Released::NONE.with(1).with(2))
+        self.kept.pack(constants, self.layer.directions(), &PARTS)
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         match cx.input(0)?.dtype() {
-            DType::F64 => self.run_typed(cx, &self.double),
+            DType::F64 => self.run_typed(cx, &self.kept.double),
             dtype => {
                 real::check(dtype)?;
-                self.run_typed(cx, &self.single)
+                self.run_typed(cx, &self.kept.single)
             }
         }
     }
@@ -62,18 +52,11 @@ impl Gru {
     fn run_typed<T: Dense + Activate>(
         &self,
         cx: &mut Context<'_>,
-        packed: &OnceLock<Packed<T>>,
+        kept: &Prepacked<Packed<T>>,
     ) -> Result<()> {
         let directions = self.layer.directions();
-        let fresh;
-        let packed = match packed.get() {
-            Some(packed) => packed,
-            None => {
-                let cpu = Cpu::new(cx.features(), cx.parallel());
-                fresh = pack_float::<T>(&cpu, cx.input(1)?, cx.input(2)?, directions, &PARTS)?;
-                &fresh
-            }
-        };
+        let pack = || pack_float(&cx.cpu(), cx.input(1)?, cx.input(2)?, directions, &PARTS);
+        let packed = &*kept.get_or_pack(pack)?;
         let hidden = packed.hidden_size;
         let mut bias = None;
         let mut late_bias = Vec::new();

@@ -1,11 +1,9 @@
 //! LSTM and DynamicQuantizeLSTM.
 
-use std::sync::OnceLock;
-
 use tenon_kernels::cpu::Context as Cpu;
 
 use super::activation::{self, CellActivation};
-use super::frame::{Cell, Layer, Packed, Run, State, Weights, pack_float};
+use super::frame::{Cell, Kept, Layer, Packed, Run, State, Weights, pack_float};
 use super::projection::{ByteProjection, Projection};
 use crate::error::{OpError, Result};
 use crate::kernel::{Constants, Context, Kernel, Released};
@@ -16,14 +14,16 @@ use crate::ops::quantized::{is_signed, to_i32s};
 use crate::ops::real;
 use crate::tensor::{DType, Tensor};
 
+/// One part of the recurrent weights covers all gates.
+const GATES: [usize; 1] = [4];
+
 struct Lstm {
     layer: Layer,
     activations: Vec<CellActivation>,
     /// The forget gate is one minus the input gate.
     coupled: bool,
     quantized: bool,
-    single: OnceLock<Packed<f32>>,
-    double: OnceLock<Packed<f64>>,
+    kept: Kept,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
@@ -43,56 +43,41 @@ impl Lstm {
             activations.iter_mut().for_each(|a| *a = activation::quantized(*a));
         }
         let coupled = node.flag("input_forget", false)?;
-        Ok(Lstm { layer, activations, coupled, quantized, single: OnceLock::new(), double: OnceLock::new() })
+        Ok(Lstm { layer, activations, coupled, quantized, kept: Kept::default() })
     }
 }
 
 impl Kernel for Lstm {
     fn pack(&self, constants: &Constants<'_>) -> Result<Released> {
-        let (Some(w), Some(r)) = (constants.input(1), constants.input(2)) else { return Ok(Released::NONE) };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
         let directions = self.layer.directions();
-        if self.quantized {
-            let scales: Option<Vec<&Tensor>> = (8..12).map(|index| constants.input(index)).collect();
-            let Some(scales) = scales else { return Ok(Released::NONE) };
-            let _ = self.single.set(pack_bytes(&cpu, directions, [w, r], &scales)?);
-        } else if w.dtype() == DType::F64 {
-            let _ = self.double.set(pack_float::<f64>(&cpu, w, r, directions, &[4])?);
-        } else {
-            let _ = self.single.set(pack_float::<f32>(&cpu, w, r, directions, &[4])?);
+        if !self.quantized {
+            return self.kept.pack(constants, directions, &GATES);
         }
+        let (Some(w), Some(r)) = (constants.input(1), constants.input(2)) else { return Ok(Released::NONE) };
+        let scales: Option<Vec<&Tensor>> = (8..12).map(|index| constants.input(index)).collect();
+        let Some(scales) = scales else { return Ok(Released::NONE) };
+        self.kept.single.keep(pack_bytes(&constants.cpu(), directions, [w, r], &scales)?);
         Ok(Released::NONE.with(1).with(2))
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
-        let cpu = Cpu::new(cx.features(), cx.parallel());
+        let cpu = cx.cpu();
         let directions = self.layer.directions();
         if cx.input(0)?.dtype() == DType::F64 {
-            let fresh;
-            let packed = match self.double.get() {
-                Some(packed) => packed,
-                None => {
-                    fresh = pack_float::<f64>(&cpu, cx.input(1)?, cx.input(2)?, directions, &[4])?;
-                    &fresh
-                }
-            };
-            return self.run_typed(cx, packed);
+            let pack = || pack_float(&cpu, cx.input(1)?, cx.input(2)?, directions, &GATES);
+            let packed = self.kept.double.get_or_pack(pack)?;
+            return self.run_typed(cx, &packed);
         }
         real::check(cx.input(0)?.dtype())?;
-        let fresh;
-        let packed = match self.single.get() {
-            Some(packed) => packed,
-            None if self.quantized => {
-                let scales = (8..12).map(|index| cx.input(index)).collect::<Result<Vec<_>>>()?;
-                fresh = pack_bytes(&cpu, directions, [cx.input(1)?, cx.input(2)?], &scales)?;
-                &fresh
+        let packed = self.kept.single.get_or_pack(|| {
+            let (w, r) = (cx.input(1)?, cx.input(2)?);
+            if !self.quantized {
+                return pack_float(&cpu, w, r, directions, &GATES);
             }
-            None => {
-                fresh = pack_float::<f32>(&cpu, cx.input(1)?, cx.input(2)?, directions, &[4])?;
-                &fresh
-            }
-        };
-        self.run_typed(cx, packed)
+            let scales = (8..12).map(|index| cx.input(index)).collect::<Result<Vec<_>>>()?;
+            pack_bytes(&cpu, directions, [w, r], &scales)
+        })?;
+        self.run_typed(cx, &packed)
     }
 }
 

@@ -1,11 +1,9 @@
 //! RNN: one activation of input and state.
 
-use std::sync::OnceLock;
-
 use tenon_kernels::cpu::Context as Cpu;
 
 use super::activation::{self, CellActivation};
-use super::frame::{Cell, Layer, Packed, Run, State, pack_float};
+use super::frame::{Cell, Kept, Layer, Packed, Run, State, pack_float};
 use super::projection::Projection;
 use crate::error::{OpError, Result};
 use crate::kernel::{Constants, Context, Kernel, Released};
@@ -13,41 +11,33 @@ use crate::node::Node;
 use crate::ops::epilogue::Activate;
 use crate::ops::gemm::Dense;
 use crate::ops::real;
+use crate::prepacked::Prepacked;
 use crate::tensor::DType;
 
 struct Rnn {
     layer: Layer,
     activations: Vec<CellActivation>,
-    single: OnceLock<Packed<f32>>,
-    double: OnceLock<Packed<f64>>,
+    kept: Kept,
 }
 
 pub fn build(node: &Node) -> Result<Box<dyn Kernel>> {
     real::check(node.input_dtype(0))?;
     let layer = Layer::of(node)?;
     let activations = activation::read(node, layer.directions(), &["Tanh"])?;
-    Ok(Box::new(Rnn { layer, activations, single: OnceLock::new(), double: OnceLock::new() }))
+    Ok(Box::new(Rnn { layer, activations, kept: Kept::default() }))
 }
 
 impl Kernel for Rnn {
     fn pack(&self, constants: &Constants<'_>) -> Result<Released> {
-        let (Some(w), Some(r)) = (constants.input(1), constants.input(2)) else { return Ok(Released::NONE) };
-        let cpu = Cpu::new(constants.features(), constants.parallel());
-        let directions = self.layer.directions();
-        if w.dtype() == DType::F64 {
-            let _ = self.double.set(pack_float::<f64>(&cpu, w, r, directions, &[1])?);
-        } else {
-            let _ = self.single.set(pack_float::<f32>(&cpu, w, r, directions, &[1])?);
-        }
-        Ok(Released::NONE.with(1).with(2))
+        self.kept.pack(constants, self.layer.directions(), &[1])
     }
 
     fn run(&self, cx: &mut Context<'_>) -> Result<()> {
         match cx.input(0)?.dtype() {
-            DType::F64 => self.run_typed(cx, &self.double),
+            DType::F64 => self.run_typed(cx, &self.kept.double),
             dtype => {
                 real::check(dtype)?;
-                self.run_typed(cx, &self.single)
+                self.run_typed(cx, &self.kept.single)
             }
         }
     }
@@ -57,18 +47,11 @@ impl Rnn {
     fn run_typed<T: Dense + Activate>(
         &self,
         cx: &mut Context<'_>,
-        packed: &OnceLock<Packed<T>>,
+        kept: &Prepacked<Packed<T>>,
     ) -> Result<()> {
         let directions = self.layer.directions();
-        let fresh;
-        let packed = match packed.get() {
-            Some(packed) => packed,
-            None => {
-                let cpu = Cpu::new(cx.features(), cx.parallel());
-                fresh = pack_float::<T>(&cpu, cx.input(1)?, cx.input(2)?, directions, &[1])?;
-                &fresh
-            }
-        };
+        let pack = || pack_float(&cx.cpu(), cx.input(1)?, cx.input(2)?, directions, &[1]);
+        let packed = &*kept.get_or_pack(pack)?;
         let hidden = packed.hidden_size;
         let mut bias = None;
         if let Some(tensor) = cx.optional(3) {
