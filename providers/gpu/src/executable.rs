@@ -9,8 +9,8 @@ use tenon_plugin_api::{DType, Error, Result, TensorView};
 
 use crate::compile::Compilation;
 use crate::constant::{Block, Constants};
-use crate::device::Opened;
 use crate::driver::{Arguments, Queue, Side};
+use crate::opened::Opened;
 use crate::schedule::{Location, Patch, ReadyLaunch, Schedule, Step, ValueId};
 use crate::stream::{GpuRecording, GpuStream};
 use crate::timeline::Span;
@@ -22,8 +22,8 @@ const GRAPHS: usize = 8;
 /// Fewer steps than this are queued one by one.
 const GRAPH_STEPS: usize = 3;
 
-/// The dimensions of all inputs, one after the other.
-type Key = SmallVec<[i64; 16]>;
+/// Of every input its rank, element type, size in bytes and dimensions, one input after the other.
+type Key = SmallVec<[i64; 32]>;
 
 /// A compiled subgraph on a device.
 pub struct GpuExecutable {
@@ -75,17 +75,26 @@ impl Addresses {
     }
 }
 
-/// True when `key` is that of `inputs`.
+fn key(inputs: &[TensorView<'_>]) -> Key {
+    let mut key = Key::new();
+    for input in inputs {
+        let raw = input.raw();
+        key.extend_from_slice(&[i64::from(raw.rank), i64::from(raw.dtype), raw.bytes as i64]);
+        key.extend_from_slice(input.dims());
+    }
+    key
+}
+
+/// True when `key` is that of `inputs`. Numbers are compared one by one: they are too few for calls.
 fn is_key(key: &[i64], inputs: &[TensorView<'_>]) -> bool {
     let mut rest = key;
     let matches = inputs.iter().all(|input| {
-        let dims = input.dims();
-        let (Some((&rank, tail)), count) = (rest.split_first(), dims.len()) else { return false };
-        let Some((own, tail)) = tail.split_at_checked(count).filter(|_| rank == count as i64) else {
-            return false;
-        };
+        let (raw, dims) = (input.raw(), input.dims());
+        let Some((&[rank, dtype, bytes], tail)) = rest.split_first_chunk() else { return false };
+        let Some((own, tail)) = tail.split_at_checked(dims.len()) else { return false };
         rest = tail;
-        own == dims
+        let is_alike = rank == i64::from(raw.rank) && dtype == i64::from(raw.dtype);
+        is_alike && bytes == raw.bytes as i64 && own.iter().zip(dims).all(|(own, dim)| own == dim)
     });
     matches && rest.is_empty()
 }
@@ -95,17 +104,13 @@ impl GpuExecutable {
         GpuExecutable { opened, compilation, constants, schedules: Mutex::default() }
     }
 
-    /// The schedule for inputs of these shapes, made when they come for the first time.
+    /// The schedule for inputs of these types and shapes, checked and made when they come for the first time.
     fn prepare(&self, inputs: &[TensorView<'_>]) -> Result<Arc<Prepared>> {
         let mut cache = self.schedules.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, prepared)) = cache.last.as_ref().filter(|(key, _)| is_key(key, inputs)) {
             return Ok(prepared.clone());
         }
-        let mut key = Key::new();
-        for input in inputs {
-            key.push(input.dims().len() as i64);
-            key.extend_from_slice(input.dims());
-        }
+        let key = key(inputs);
         cache.clock += 1;
         let clock = cache.clock;
         if let Some(prepared) = cache.entries.get(&key) {
@@ -114,6 +119,7 @@ impl GpuExecutable {
             cache.last = Some((key, prepared.clone()));
             return Ok(prepared);
         }
+        self.check(inputs)?;
         let schedule = self.schedule(inputs)?;
         if cache.entries.len() >= SCHEDULES {
             let used = |prepared: &Arc<Prepared>| prepared.used.load(std::sync::atomic::Ordering::Relaxed);
@@ -156,12 +162,12 @@ impl GpuExecutable {
         builder.finish(&outputs, &self.opened.kernels)
     }
 
-    fn check(&self, request: &RunRequest<'_, GpuStream>) -> Result<()> {
-        let (given, expected) = (request.inputs.len(), self.compilation.inputs.len());
+    fn check(&self, inputs: &[TensorView<'_>]) -> Result<()> {
+        let (given, expected) = (inputs.len(), self.compilation.inputs.len());
         if given != expected {
             return Err(Error::invalid(format!("the executable takes {expected} inputs, got {given}")));
         }
-        for (index, input) in request.inputs.iter().enumerate() {
+        for (index, input) in inputs.iter().enumerate() {
             let expected = input.element_count().and_then(|count| input.dtype().byte_len(count));
             if expected != Some(input.byte_len()) {
                 let (dims, bytes) = (input.dims(), input.byte_len());
@@ -326,7 +332,6 @@ impl provider::Executable for GpuExecutable {
     type Stream = GpuStream;
 
     fn run(&self, request: &RunRequest<'_, GpuStream>) -> Result<()> {
-        self.check(request)?;
         match request.stream {
             Some(stream) => self.run_on(stream, request),
             None => {

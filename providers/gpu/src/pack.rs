@@ -9,7 +9,7 @@ use tenon_plugin_api::{Error, Result};
 #[derive(Clone, Default)]
 pub struct Images {
     images: Vec<Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>>,
-    symbols: HashMap<String, usize>,
+    symbols: Arc<HashMap<String, usize>>,
 }
 
 impl Images {
@@ -26,7 +26,7 @@ impl Images {
     ) {
         let index = self.images.len();
         self.images.push(Arc::new(read));
-        self.symbols.extend(symbols.into_iter().map(|symbol| (symbol, index)));
+        Arc::make_mut(&mut self.symbols).extend(symbols.into_iter().map(|symbol| (symbol, index)));
     }
 
     /// The number of the image that holds `symbol`.

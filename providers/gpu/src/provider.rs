@@ -1,15 +1,16 @@
 //! The provider over a vendor's driver: whether it can be used here, its devices, and opening them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tenon_kernels::gpu::arch;
 use tenon_plugin_api::provider::{ClaimSink, Score};
 use tenon_plugin_api::{DeviceInfo, Error, GraphView, Options, Result};
 
 use crate::compiler::{self, Compiler};
-use crate::device::{GpuDevice, Setup, check_options};
+use crate::device::GpuDevice;
 use crate::driver::{Driver, Facts};
 use crate::embedded::Packs;
+use crate::opened::{Setup, check_options};
 use crate::pack::Images;
 
 /// What a vendor adds: a driver and compiled kernels.
@@ -36,12 +37,14 @@ pub trait Vendor: Send + Sync + 'static {
 pub struct Installation<V: Vendor> {
     /// The driver, or why there is none.
     driver: std::result::Result<Arc<V::Driver>, String>,
+    /// The kernels of families that the build holds whole, once they were asked for.
+    complete: Mutex<Vec<(&'static str, Images)>>,
 }
 
 impl<V: Vendor> Installation<V> {
     /// Loads the driver.
     pub fn find() -> Installation<V> {
-        Installation { driver: V::load().map(Arc::new) }
+        Installation { driver: V::load().map(Arc::new), complete: Mutex::default() }
     }
 
     /// Usable when a device is there for which this build holds kernels.
@@ -71,12 +74,7 @@ impl<V: Vendor> Installation<V> {
             facts.arch = arch_of_target(V::VENDOR, arch)?.to_owned();
         }
         let arch = arch_of(&facts)?;
-        let images =
-            with_missing(
-                V::PACKS.images(arch),
-                arch,
-                || if options.compiles { V::compiler() } else { None },
-            )?;
+        let images = self.images(arch, options.compiles)?;
         GpuDevice::open(Setup { driver: driver.clone(), ordinal: index, facts, images, options })
     }
 
@@ -84,6 +82,28 @@ impl<V: Vendor> Installation<V> {
     pub fn claim_for(&self, target: &str, graph: GraphView<'_>, sink: &mut ClaimSink<'_>) -> Result<()> {
         let images = V::PACKS.images(arch_of_target(V::VENDOR, target)?)?;
         GpuDevice::claim_for(target, &images, graph, sink)
+    }
+
+    /// The build's kernels of an arch, and where it `compiles` those that it lacks. The compiler is loaded only where some
+    /// do.
+    fn images(&self, arch: &str, compiles: bool) -> Result<Images> {
+        let arch = arch::find(arch).map_err(|error| Error::unsupported(error.to_string()))?;
+        let mut complete = self.complete.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, images)) = complete.iter().find(|(name, _)| *name == arch.name) {
+            return Ok(images.clone());
+        }
+        let built = V::PACKS.images(arch.name);
+        if let Some(images) = built.as_ref().ok().filter(|images| compiler::is_complete(images, arch)) {
+            complete.push((arch.name, images.clone()));
+            return built;
+        }
+        let Some(compiler) = (if compiles { V::compiler() } else { None }) else {
+            let missing = "; the vendor's run-time compiler, which could make them, is not installed";
+            return built.map_err(|error| Error::unsupported(error.message + missing));
+        };
+        let mut images = built.unwrap_or_default();
+        compiler::add_missing(&mut images, arch, &compiler, compiler::default_folder().as_deref())?;
+        Ok(images)
     }
 
     fn driver(&self) -> Result<&Arc<V::Driver>> {
@@ -95,11 +115,11 @@ impl<V: Vendor> Installation<V> {
         let devices = driver.devices().map_err(|error| error.to_string())?;
         let mut reason = "the driver finds no device".to_owned();
         for facts in &devices {
-            let built = arch_of(facts).and_then(|arch| {
-                V::PACKS.images(arch).or_else(|error| with_missing(Err(error), arch, V::compiler))
-            });
-            match built {
-                Ok(_) => return Ok(()),
+            let is_built = |arch: &str| V::PACKS.archs().any(|built| built == arch);
+            let served = arch_of(facts)
+                .and_then(|arch| if is_built(arch) { Ok(()) } else { self.images(arch, true).map(drop) });
+            match served {
+                Ok(()) => return Ok(()),
                 Err(error) => reason = format!("{}: {}", facts.name, error.message),
             }
         }
@@ -155,25 +175,6 @@ macro_rules! gpu_provider {
 
         $crate::plugin_api::export_provider!($provider);
     };
-}
-
-/// The build's kernels of an arch, and, with a compiler, those that it lacks. The compiler is loaded only where some do.
-fn with_missing(
-    built: Result<Images>,
-    arch: &str,
-    compiler: impl FnOnce() -> Option<Arc<dyn Compiler>>,
-) -> Result<Images> {
-    let arch = arch::find(arch).map_err(|error| Error::unsupported(error.to_string()))?;
-    if built.as_ref().is_ok_and(|images| compiler::is_complete(images, arch)) {
-        return built;
-    }
-    let Some(compiler) = compiler() else {
-        let missing = "; the vendor's run-time compiler, which could make them, is not installed";
-        return built.map_err(|error| Error::unsupported(error.message + missing));
-    };
-    let mut images = built.unwrap_or_default();
-    compiler::add_missing(&mut images, arch, &compiler, compiler::default_folder().as_deref())?;
-    Ok(images)
 }
 
 /// The kernels' folder of a device.

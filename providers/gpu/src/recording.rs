@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tenon_kernels::gpu::TensorMap;
+use tenon_kernels::gpu::{TensorMap, arch};
 use tenon_plugin_api::provider::host_memory;
 use tenon_plugin_api::{Error, Result};
 
@@ -22,6 +22,7 @@ const POISON: u8 = 0xCB;
 /// The recording driver.
 pub struct Recording {
     facts: Facts,
+    is_idle: bool,
     kernels: Box<dyn Fn(&str) -> Option<HostKernel> + Send + Sync>,
     state: Mutex<State>,
 }
@@ -31,6 +32,8 @@ struct State {
     log: Vec<String>,
     symbols: Vec<String>,
     next: u64,
+    /// Where the last block of an idle driver ends.
+    end: u64,
     allocated: HashMap<u64, usize>,
     /// Queues that are capturing, and what they have captured.
     capturing: HashMap<Queue, Vec<Operation>>,
@@ -57,7 +60,19 @@ impl Recording {
             memory_bytes: 1 << 34,
             pci: "0000:00:00.0".into(),
         };
-        Recording { facts, kernels: Box::new(kernels), state: Mutex::default() }
+        Recording { facts, is_idle: false, kernels: Box::new(kernels), state: Mutex::default() }
+    }
+
+    /// A driver of one device with the size of the family's first chip, whose memory is nowhere and whose work is not
+    /// done: what a run takes is what the host does. Its record holds what was captured.
+    pub fn idle(arch: &str) -> Recording {
+        let mut driver = Recording::new(arch, |_| None);
+        (driver.is_idle, driver.facts.memory_bytes) = (true, 1 << 40);
+        let chips = arch::find(arch).and_then(|arch| arch.chips()).unwrap_or_default();
+        if let Some(chip) = chips.first() {
+            driver.facts.compute_units = chip.compute_units;
+        }
+        driver
     }
 
     /// The lines since the last call.
@@ -80,34 +95,53 @@ impl Recording {
         state.next
     }
 
+    /// An address that no other block has.
+    fn nowhere(&self, bytes: usize) -> u64 {
+        let mut state = self.state();
+        let address = state.end.next_multiple_of(256) + 256;
+        state.end = address + bytes as u64;
+        address
+    }
+
     /// Does an operation, or keeps it when the queue is capturing.
     fn queue_operation(&self, queue: Queue, operation: Operation) -> Result<()> {
         if let Some(captured) = self.state().capturing.get_mut(&queue) {
             captured.push(operation);
             return Ok(());
         }
-        self.perform(&operation)
+        if self.is_idle { Ok(()) } else { self.perform(&operation) }
+    }
+
+    /// Writes an operation down.
+    fn log(&self, operation: &Operation) -> Result<()> {
+        let line = match operation {
+            Operation::Copy { bytes, .. } => format!("copy {bytes} bytes"),
+            Operation::Zero { bytes, .. } => format!("zero {bytes} bytes"),
+            Operation::Launch { function, config, .. } => format!(
+                "launch {} grid {:?} block {:?} shared {}",
+                self.symbol(*function)?,
+                config.grid,
+                config.block,
+                config.shared_bytes
+            ),
+        };
+        self.state().log.push(line);
+        Ok(())
     }
 
     fn perform(&self, operation: &Operation) -> Result<()> {
+        self.log(operation)?;
         match operation {
             Operation::Copy { to, from, bytes } => {
-                let line = format!("copy {bytes} bytes");
-                self.state().log.push(line);
                 // SAFETY: whoever queued the copy vouched for both ends.
                 unsafe { std::ptr::copy(pointer(*from).cast::<u8>(), pointer(*to).cast::<u8>(), *bytes) };
             }
             Operation::Zero { address, bytes } => {
-                self.state().log.push(format!("zero {bytes} bytes"));
                 // SAFETY: whoever queued it vouched for the memory.
                 unsafe { pointer(*address).cast::<u8>().write_bytes(0, *bytes) };
             }
             Operation::Launch { function, config, bytes, places } => {
                 let symbol = self.symbol(*function)?;
-                self.state().log.push(format!(
-                    "launch {symbol} grid {:?} block {:?} shared {}",
-                    config.grid, config.block, config.shared_bytes
-                ));
                 if let Some(kernel) = (self.kernels)(&symbol) {
                     // Parameters are read with their own alignment.
                     let mut aligned: Vec<u128> = vec![0; bytes.len().div_ceil(16)];
@@ -118,6 +152,9 @@ impl Recording {
                         .iter()
                         .map(|&(offset, _)| base.cast_const().wrapping_add(offset as usize).cast())
                         .collect();
+                    // Kernels keep shared memory in statics, whichever driver starts them.
+                    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+                    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
                     // SAFETY: the launch's maker vouched for the parameters.
                     unsafe { kernel(args.as_ptr(), config.grid.as_ptr(), config.block.as_ptr()) };
                 }
@@ -172,16 +209,21 @@ impl Driver for Recording {
         if bytes as u64 > free {
             return Err(Error::out_of_memory(format!("{bytes} bytes of device memory")).with_provider_code(2));
         }
-        let data = host_memory::allocate(bytes)?;
-        // SAFETY: the block was just allocated with that many bytes.
-        unsafe { data.cast::<u8>().write_bytes(POISON, bytes) };
-        let address = data.expose_provenance() as u64;
+        let address = if self.is_idle {
+            self.nowhere(bytes)
+        } else {
+            let data = host_memory::allocate(bytes)?;
+            // SAFETY: the block was just allocated with that many bytes.
+            unsafe { data.cast::<u8>().write_bytes(POISON, bytes) };
+            data.expose_provenance() as u64
+        };
         self.state().allocated.insert(address, bytes);
         Ok(address)
     }
 
     unsafe fn free(&self, _context: Context, address: u64) {
-        if self.state().allocated.remove(&address).is_some() {
+        let is_known = self.state().allocated.remove(&address).is_some();
+        if is_known && !self.is_idle {
             // SAFETY: `allocate` gave it.
             unsafe { host_memory::free(pointer(address)) };
         }
@@ -287,11 +329,14 @@ impl Driver for Recording {
     }
 
     fn capture_end(&self, _context: Context, queue: Queue) -> Result<Graph> {
+        let captured = self.state().capturing.remove(&queue);
+        let operations =
+            captured.ok_or_else(|| Error::invalid("the queue is not capturing").with_provider_code(901))?;
+        if self.is_idle {
+            self.state().log.push(format!("capture a graph of {} operations", operations.len()));
+            operations.iter().try_for_each(|operation| self.log(operation))?;
+        }
         let mut state = self.state();
-        let operations = state
-            .capturing
-            .remove(&queue)
-            .ok_or_else(|| Error::invalid("the queue is not capturing").with_provider_code(901))?;
         state.next += 1;
         let graph = Graph(state.next);
         state.graphs.insert(graph, operations);
@@ -299,8 +344,11 @@ impl Driver for Recording {
     }
 
     fn start(&self, _context: Context, graph: Graph, _queue: Queue) -> Result<()> {
-        let operations = self.state().graphs.get(&graph).cloned();
-        let operations = operations.ok_or_else(|| Error::invalid("no such graph").with_provider_code(400))?;
+        let no_graph = || Error::invalid("no such graph").with_provider_code(400);
+        if self.is_idle {
+            return if self.state().graphs.contains_key(&graph) { Ok(()) } else { Err(no_graph()) };
+        }
+        let operations = self.state().graphs.get(&graph).cloned().ok_or_else(no_graph)?;
         self.state().log.push(format!("start a graph of {} operations", operations.len()));
         operations.iter().try_for_each(|operation| self.perform(operation))
     }

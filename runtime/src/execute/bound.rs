@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use tenon_plugin_api::host;
+use smallvec::SmallVec;
+use tenon_plugin_api::{ffi, host};
 
 use crate::error::{Error, Result, Stage};
 use crate::execute::device_tensor::DeviceTensor;
 use crate::execute::frame::{Frame, Held, Runner};
+use crate::execute::run::describe_inputs;
 use crate::partition::Place;
 use crate::plan::{Action, Plan, Slot, Source};
 use crate::tensor::Value;
@@ -49,6 +51,11 @@ impl Fixed {
         matches!(self.fate(slot), Fate::Input | Fate::Unused)
     }
 
+    /// True for slots that hold the same value in every run.
+    fn is_input(&self, slot: Slot) -> bool {
+        matches!(self.fate(slot), Fate::Input)
+    }
+
     /// The caller's memory for what is computed in `slot`.
     pub fn output(&self, slot: Slot) -> Option<&DeviceTensor> {
         match self.fate(slot) {
@@ -69,8 +76,19 @@ impl Fixed {
 pub struct BoundRun<'a> {
     runner: &'a Runner,
     frame: Frame,
+    /// The steps of the plan that have work to do.
+    steps: Vec<BoundStep>,
+    /// The slots that a run fills with something new.
+    filled: Vec<Slot>,
     /// A stream for each device of the plan, lent to the frame while steps are queued.
     streams: Rc<RefCell<Streams>>,
+}
+
+/// A step of the plan.
+struct BoundStep {
+    number: usize,
+    /// The inputs of a cluster all of whose inputs are bound: the same in every run.
+    inputs: Option<SmallVec<[ffi::Tensor; 8]>>,
 }
 
 type Streams = Vec<Option<host::Stream>>;
@@ -98,8 +116,10 @@ impl<'a> BoundRun<'a> {
             bind_output(plan, &mut frame, number, tensor)?;
         }
         frame.lay_out_arena(plan)?;
+        let steps = steps(plan, &frame)?;
+        let filled = (0..plan.slots.len() as Slot).filter(|&slot| !frame.fixed.keeps(slot)).collect();
         let streams = std::mem::take(&mut frame.streams);
-        Ok(BoundRun { runner, frame, streams: Rc::new(RefCell::new(streams)) })
+        Ok(BoundRun { runner, frame, steps, filled, streams: Rc::new(RefCell::new(streams)) })
     }
 
     /// Queues the runs behind those of `other`, a bound run of the same session, so that each sees what the ones queued
@@ -109,31 +129,22 @@ impl<'a> BoundRun<'a> {
         self
     }
 
-    /// Works on the frame while it has the streams.
-    fn with_streams<T>(&mut self, work: impl FnOnce(&Runner, &mut Frame) -> T) -> T {
-        let mut streams = self.streams.borrow_mut();
-        std::mem::swap(&mut self.frame.streams, &mut streams);
-        let result = work(self.runner, &mut self.frame);
-        std::mem::swap(&mut self.frame.streams, &mut streams);
-        result
-    }
-
     /// Queues one run.
     pub fn run(&mut self) -> Result<()> {
-        let frame = &mut self.frame;
-        for (held, fate) in frame.slots.iter_mut().zip(&frame.fixed.slots) {
-            if !matches!(fate, Fate::Input) {
-                *held = Held::Nothing;
-            }
+        let BoundRun { runner, frame, steps, filled, streams } = self;
+        for &slot in filled.iter() {
+            frame.slots[slot as usize] = Held::Nothing;
         }
-        self.with_streams(|runner, frame| runner.walk(frame, &[]))
-            .map_err(|error| error.at_stage(Stage::Execute))
+        let queued = with_streams(streams, frame, |frame| {
+            steps.iter().try_for_each(|step| runner.step(step.number, step.inputs.as_deref(), frame, &[]))
+        });
+        queued.map_err(|error| error.at_stage(Stage::Execute))
     }
 
     /// Waits for everything queued, and reports its first failure.
     pub fn synchronize(&mut self) -> Result<()> {
-        self.with_streams(|runner, frame| frame.settle(runner.plan()))
-            .map_err(|error| error.at_stage(Stage::Execute))
+        let settled = with_streams(&self.streams, &mut self.frame, |frame| frame.settle(self.runner.plan()));
+        settled.map_err(|error| error.at_stage(Stage::Execute))
     }
 
     /// Output `number` of the last run, on the host; not for bound outputs.
@@ -154,6 +165,35 @@ impl Drop for BoundRun<'_> {
         // Memory goes when nothing is queued that uses it.
         let _ = self.synchronize();
     }
+}
+
+/// Works on the frame while it has the streams.
+fn with_streams<T>(streams: &RefCell<Streams>, frame: &mut Frame, work: impl FnOnce(&mut Frame) -> T) -> T {
+    let mut streams = streams.borrow_mut();
+    std::mem::swap(&mut frame.streams, &mut streams);
+    let result = work(frame);
+    std::mem::swap(&mut frame.streams, &mut streams);
+    result
+}
+
+/// The steps with work to do: all but copies of what is bound.
+fn steps(plan: &Plan, frame: &Frame) -> Result<Vec<BoundStep>> {
+    let mut steps = Vec::new();
+    for (number, step) in plan.steps.iter().enumerate() {
+        let inputs = match &step.action {
+            Action::Copy(copy)
+                if frame.fixed.skips(copy.to) && step.release.iter().all(|&slot| frame.fixed.keeps(slot)) =>
+            {
+                continue;
+            }
+            Action::Run(run) if run.inputs.iter().all(|&slot| frame.fixed.is_input(slot)) => {
+                Some(describe_inputs(plan, run, frame)?)
+            }
+            _ => None,
+        };
+        steps.push(BoundStep { number, inputs });
+    }
+    Ok(steps)
 }
 
 /// Gives the device slot that mirrors an input the caller's tensor.

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
-use tenon_plugin_api::host;
+use tenon_plugin_api::{ffi, host};
 
 use crate::error::{Error, Result, Stage};
 use crate::execute::bound::Fixed;
@@ -118,20 +118,36 @@ impl Runner {
 
     /// Does every step of the plan.
     pub(super) fn walk(&self, frame: &mut Frame, bindings: &[Option<Binding>]) -> Result<()> {
-        for (step, bodies) in self.plan.steps.iter().zip(&self.bodies) {
-            match &step.action {
-                Action::Run(step) => run::run(&self.plan, step, frame, bindings)?,
-                Action::Copy(step) => run::copy(&self.plan, *step, frame, bindings)?,
-                Action::Host(step) if step.bodies.is_empty() => {
-                    sequence::run(step, frame).map_err(|error| error.in_node(&step.label))?;
+        (0..self.plan.steps.len()).try_for_each(|number| self.step(number, None, frame, bindings))
+    }
+
+    /// Does step `number` of the plan. `inputs`: those of a cluster, where they have been described already.
+    pub(super) fn step(
+        &self,
+        number: usize,
+        inputs: Option<&[ffi::Tensor]>,
+        frame: &mut Frame,
+        bindings: &[Option<Binding>],
+    ) -> Result<()> {
+        let step = &self.plan.steps[number];
+        match &step.action {
+            Action::Run(step) => match inputs {
+                Some(inputs) => run::run(&self.plan, step, inputs, frame, bindings)?,
+                None => {
+                    let inputs = run::describe_inputs(&self.plan, step, frame)?;
+                    run::run(&self.plan, step, &inputs, frame, bindings)?;
                 }
-                Action::Host(step) => {
-                    control::run(step, bodies, frame).map_err(|error| error.in_node(&step.label))?
-                }
+            },
+            Action::Copy(step) => run::copy(&self.plan, *step, frame, bindings)?,
+            Action::Host(step) if step.bodies.is_empty() => {
+                sequence::run(step, frame).map_err(|error| error.in_node(&step.label))?;
             }
-            for &slot in &step.release {
-                frame.release(slot);
+            Action::Host(step) => {
+                control::run(step, &self.bodies[number], frame).map_err(|error| error.in_node(&step.label))?
             }
+        }
+        for &slot in &step.release {
+            frame.release(slot);
         }
         Ok(())
     }

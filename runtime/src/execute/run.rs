@@ -16,14 +16,13 @@ use crate::plan::{CopyStep, Plan, RunStep, Slot, SlotInfo};
 use crate::plugin::provider_error;
 use crate::tensor::{Buffer, Dims, Tensor, Value};
 
-/// Runs one cluster: its inputs are in its device's memory, its outputs are allocated as their shapes become known.
-pub(super) fn run(
+/// The inputs of a cluster as its provider reads them; their dimensions stay in the frame's slots.
+pub(super) fn describe_inputs(
     plan: &Plan,
     step: &RunStep,
-    frame: &mut Frame,
-    bindings: &[Option<Binding>],
-) -> Result<()> {
-    let mut inputs: SmallVec<[ffi::Tensor; 8]> = SmallVec::with_capacity(step.inputs.len());
+    frame: &Frame,
+) -> Result<SmallVec<[ffi::Tensor; 8]>> {
+    let mut inputs = SmallVec::with_capacity(step.inputs.len());
     for &slot in &step.inputs {
         inputs.push(match &frame.slots[slot as usize] {
             Held::Host(Value::Tensor(tensor)) => describe(tensor),
@@ -37,16 +36,28 @@ pub(super) fn run(
             }
         });
     }
+    Ok(inputs)
+}
+
+/// Runs one cluster: its inputs, those that [`describe_inputs`] gives, are in its device's memory; its outputs are
+/// allocated as their shapes become known.
+pub(super) fn run(
+    plan: &Plan,
+    step: &RunStep,
+    inputs: &[ffi::Tensor],
+    frame: &mut Frame,
+    bindings: &[Option<Binding>],
+) -> Result<()> {
     let shares_memory = plan.devices[step.device].cost.shares_host_memory;
     if !shares_memory {
         frame.stream(plan, step.device)?;
     }
     // SAFETY: the dims of each input live in the frame.
     let needed =
-        unsafe { step.executable.workspace_bytes(&inputs) }.map_err(|error| provider_error(&error))?;
+        unsafe { step.executable.workspace_bytes(inputs) }.map_err(|error| provider_error(&error))?;
     let workspace = if needed == 0 { None } else { Some(workspace(plan, step.device, needed)?) };
-    let mut allocation =
-        Allocation { plan, step, frame, bindings, made: 0, strings: Vec::new(), error: None };
+    let asked = SmallVec::from_elem(0, step.outputs.len().div_ceil(64));
+    let mut allocation = Allocation { plan, step, frame, bindings, asked, strings: Vec::new(), error: None };
     let workspace_address = workspace.as_ref().map_or(std::ptr::null_mut(), Workspace::address);
     let stream = allocation.frame.streams[step.device].as_ref().map(std::ptr::from_ref);
     // SAFETY: the stream lives in the frame, which allocating outputs does not touch there.
@@ -55,8 +66,8 @@ pub(super) fn run(
     // SAFETY: inputs and workspace are valid until the stream is synchronised (they are kept in flight below), and
     // `allocate` gets the context it expects.
     let result =
-        unsafe { step.executable.run(stream, &inputs, (workspace_address, needed), context, allocate) };
-    let Allocation { made, strings, error, .. } = allocation;
+        unsafe { step.executable.run(stream, inputs, (workspace_address, needed), context, allocate) };
+    let Allocation { asked, strings, error, .. } = allocation;
     if let Some(error) = error {
         return Err(error);
     }
@@ -65,8 +76,8 @@ pub(super) fn run(
         let tensor = Tensor::from_buffer(DType::String, &dims, buffer)?;
         frame.slots[slot as usize] = Held::Host(Value::Tensor(tensor));
     }
-    if made != step.outputs.len() {
-        return Err(not_computed(plan, step, frame));
+    if asked.iter().map(|word| word.count_ones() as usize).sum::<usize>() != step.outputs.len() {
+        return Err(not_computed(plan, step, &asked));
     }
     if let Some(Workspace::Device(memory)) = workspace {
         let bytes = needed;
@@ -159,8 +170,8 @@ struct Allocation<'a> {
     step: &'a RunStep,
     frame: &'a mut Frame,
     bindings: &'a [Option<Binding>],
-    /// Outputs whose memory was asked for.
-    made: usize,
+    /// A bit for each output: set when its memory was asked for.
+    asked: SmallVec<[u64; 2]>,
     /// Strings, which become tensors once they are written and can be checked.
     strings: Vec<(Slot, Dims, Buffer)>,
     error: Option<Error>,
@@ -204,8 +215,8 @@ impl Allocation<'_> {
             |what: String| Error::provider(format!("a provider asked for memory of output {index} {what}"));
         let slot =
             *self.step.outputs.get(index as usize).ok_or_else(|| bad("which does not exist".into()))?;
-        let is_new = matches!(self.frame.slots[slot as usize], Held::Nothing);
-        if !is_new || self.strings.iter().any(|(given, ..)| *given == slot) {
+        let (word, bit) = (index as usize / 64, 1u64 << (index % 64));
+        if self.asked[word] & bit != 0 {
             return Err(bad("twice".into()));
         }
         let dtype = i32::try_from(dtype)
@@ -215,10 +226,13 @@ impl Allocation<'_> {
         if let Some(dim) = dims.iter().find(|dim| **dim < 0) {
             return Err(bad(format!("with the dimension {dim}")));
         }
+        self.asked[word] |= bit;
+        if let Some(address) = self.given_before(slot, dtype, dims, bytes) {
+            return Ok(address);
+        }
         let mut sizes = Dims::new();
         dims.iter().for_each(|&dim| sizes.push(dim as usize));
         let info = &self.plan.slots[slot as usize];
-        self.made += 1;
         if dtype == DType::String && info.memory == Place::Host {
             // SAFETY: the provider fills every byte before its run is done, which is when the tensor is made.
             let mut buffer = unsafe { Buffer::uninit(bytes) };
@@ -235,6 +249,17 @@ impl Allocation<'_> {
         };
         self.frame.slots[slot as usize] = held;
         Ok(address)
+    }
+
+    /// The caller's memory for an output that the run before filled with a tensor of the same type and shape.
+    fn given_before(&self, slot: Slot, dtype: DType, dims: &[i64], bytes: usize) -> Option<*mut u8> {
+        self.frame.fixed.output(slot)?;
+        let Held::Device(held) = &self.frame.slots[slot as usize] else { return None };
+        let is_same = held.dtype == dtype
+            && held.bytes == bytes
+            && held.dims.len() == dims.len()
+            && held.dims.iter().zip(dims).all(|(&held, &dim)| held as i64 == dim);
+        is_same.then(|| held.address())
     }
 
     fn on_host(&self, info: &SlotInfo, dtype: DType, dims: &Dims, bytes: usize) -> Result<(Held, *mut u8)> {
@@ -315,10 +340,10 @@ fn writable(buffer: &mut Buffer) -> Result<*mut u8> {
 
 /// The error for an executable that left an output out.
 #[cold]
-fn not_computed(plan: &Plan, step: &RunStep, frame: &Frame) -> Error {
-    let missing = |(_, slot): &(usize, &Slot)| matches!(frame.slots[**slot as usize], Held::Nothing);
+fn not_computed(plan: &Plan, step: &RunStep, asked: &[u64]) -> Error {
+    let is_missing = |(index, _): &(usize, &Slot)| asked[index / 64] >> (index % 64) & 1 == 0;
     let (device, first) =
-        (&plan.devices[step.device].cost.name, step.outputs.iter().enumerate().find(missing));
+        (&plan.devices[step.device].cost.name, step.outputs.iter().enumerate().find(is_missing));
     let (index, name) = first.map_or((0, ""), |(i, slot)| (i, plan.slots[*slot as usize].name.as_str()));
     Error::provider(format!("{device} did not compute output {index} ('{name}')"))
 }

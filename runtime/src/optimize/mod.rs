@@ -25,6 +25,7 @@ mod matmul;
 mod pattern;
 mod quantized;
 mod reshape;
+mod resize;
 mod rms_norm;
 mod rope;
 mod sum;
@@ -150,6 +151,7 @@ const CLEANUPS: &[Rewrite] = &[
     reshape::STATIC_RESHAPE,
     reshape::STATIC_EXPAND,
     reshape::MERGE,
+    resize::STATIC,
     sum::REWRITE,
 ];
 

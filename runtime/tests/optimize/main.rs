@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic")]
 
 mod constants;
+mod resize;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

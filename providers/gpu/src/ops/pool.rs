@@ -86,10 +86,16 @@ enum Coordinates {
     HalfPixelSymmetric,
 }
 
+/// What a resize is to reach, for each of its axes.
+enum Goal {
+    Scales(Vec<f32>),
+    Sizes(Vec<usize>),
+    /// The sizes that the graph declares for the result.
+    Declared,
+}
+
 struct Resize {
-    /// For each dimension of the axes.
-    scales: Option<Vec<f32>>,
-    sizes: Option<Vec<usize>>,
+    goal: Goal,
     axes: Vec<usize>,
     coordinates: Coordinates,
     nearest: Option<Nearest>,
@@ -102,19 +108,25 @@ impl Operator for Resize {
         let (x, scalar) = (cx.dims(0)?, cx.scalar(0)?);
         let mut dims: Vec<ResizeDim> = x.iter().map(|&size| unchanged(size)).collect();
         let mut factors = vec![1.0; x.len()];
+        let declared: Option<Vec<usize>> =
+            cx.declared_output(0).and_then(|declared| declared.into_iter().collect());
         for (index, &axis) in self.axes.iter().enumerate() {
             let input = x[axis];
-            let (output, factor) = match (&self.sizes, &self.scales) {
-                (Some(sizes), _) => (sizes[index], sizes[index] as f32 / input as f32),
-                (None, Some(scales)) => ((input as f32 * scales[index]).floor() as usize, scales[index]),
-                (None, None) => return Err(Error::internal("a resize without scales")),
+            let to_size = |size: usize| (size, size as f32 / input as f32);
+            let (output, factor) = match (&self.goal, &declared) {
+                (Goal::Scales(scales), _) => ((input as f32 * scales[index]).floor() as usize, scales[index]),
+                (Goal::Sizes(sizes), _) => to_size(sizes[index]),
+                (Goal::Declared, Some(declared)) if declared.len() == x.len() => to_size(declared[axis]),
+                (Goal::Declared, _) => {
+                    return Err(Error::unsupported("the sizes are not known before the run"));
+                }
             };
             dims[axis] = self.mapping(input, output, factor);
             factors[axis] = factor;
         }
         let shape: Vec<usize> = dims.iter().map(|dim| dim.output).collect();
         let input = cx.input(0)?;
-        if shape == x && self.scales.as_ref().is_none_or(|scales| scales.iter().all(|&scale| scale == 1.0)) {
+        if shape == x && factors.iter().all(|&factor| factor == 1.0) {
             return cx.view(0, input, 0, &shape);
         }
         if let Some(filter) = self.filter {
@@ -224,12 +236,30 @@ fn resize(l: &Lowering<'_>) -> Lowered {
     };
     let scales = attribute.or_else(|| Some(l.numbers(at, 8)?.iter().map(|&scale| scale as f32).collect()));
     let scales = scales.filter(|scales| !scales.is_empty());
-    let sizes = if old { None } else { l.optional_ints(3)? };
-    let sizes: Option<Vec<usize>> =
-        sizes.map(|sizes| sizes.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect());
-    let count = sizes.as_ref().map(Vec::len).or(scales.as_ref().map(Vec::len));
-    if count != Some(axes.len()) {
-        return Err(Decline::new("scales or sizes are not constants, one for each axis"));
+    let given = if old { None } else { l.node.input(3) };
+    let sizes = match given.filter(|sizes| sizes.constant().is_some()) {
+        Some(_) => Some(l.ints(3)?).filter(|sizes| !sizes.is_empty()),
+        None => None,
+    };
+    let goal = match (sizes, scales) {
+        (Some(sizes), _) => {
+            Goal::Sizes(sizes.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect())
+        }
+        (None, Some(scales)) if given.is_none_or(|sizes| sizes.constant().is_some()) => Goal::Scales(scales),
+        (None, None) if given.is_some() && l.unknown_dims(0)? == 0 => {
+            // The numbers are those that the graph declares already.
+            l.leave_on_host(3);
+            Goal::Declared
+        }
+        _ => return Err(Decline::new("scales or sizes are not known before the run")),
+    };
+    let count = match &goal {
+        Goal::Scales(scales) => scales.len(),
+        Goal::Sizes(sizes) => sizes.len(),
+        Goal::Declared => axes.len(),
+    };
+    if count != axes.len() {
+        return Err(Decline::new("there is not one scale or size for each axis"));
     }
-    Ok(Box::new(Resize { scales, sizes, axes, coordinates, nearest, filter }))
+    Ok(Box::new(Resize { goal, axes, coordinates, nearest, filter }))
 }

@@ -284,6 +284,22 @@ fn plane_of(at: usize, points: usize) -> usize {
 }
 
 #[test]
+fn sizes_that_come_with_the_run_are_those_that_the_graph_declares() {
+    let x = random(&[1, 2, 3, 4], &mut fastrand::Rng::with_seed(26));
+    let none = Raw { dtype: DType::F32, dims: vec![0], bytes: Vec::new() };
+    let shape = vec![1i64, 2, 6, 12];
+    let bytes = shape.iter().flat_map(|size| size.to_le_bytes()).collect();
+    let sizes = Raw { dtype: DType::I64, dims: vec![4], bytes };
+    let attributes =
+        [("coordinate_transformation_mode", text("asymmetric")), ("nearest_mode", text("floor"))];
+    let inputs = [(&Raw::from(&x), false), (&none, true), (&none, true), (&sizes, false)];
+    let got = run("Resize", 13, &attributes, &inputs, &[(DType::F32, shape)]).remove(0).f32s();
+    let source = |at: usize| at / 72 * 12 + at / 12 % 6 / 2 * 4 + at % 12 / 3;
+    let want: Vec<f32> = (0..144).map(|at| x.values[source(at)]).collect();
+    assert_eq!(got, want);
+}
+
+#[test]
 fn cubic_and_antialiased_resizing_agrees_with_double_precision() {
     let mut rng = fastrand::Rng::with_seed(25);
     for (mode, scale, excludes, antialias) in [

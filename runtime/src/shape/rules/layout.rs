@@ -498,13 +498,18 @@ fn size_of(s: &mut Site<'_>) -> Result<()> {
     Ok(())
 }
 
-fn depth_to_space(s: &mut Site<'_>) -> Result<()> {
+/// Edge and area of the blocks that move between depth and space.
+fn block_of(s: &mut Site<'_>) -> Result<(i64, i64)> {
     s.expect_rank(0, 4)?;
     let block = s.required_int("blocksize")?;
     if block < 1 {
         return Err(Error::invalid_model(format!("blocksize is {block}; it must be positive")));
     }
-    let area = block.saturating_mul(block);
+    Ok((block, block.saturating_mul(block)))
+}
+
+fn depth_to_space(s: &mut Site<'_>) -> Result<()> {
+    let (block, area) = block_of(s)?;
     let shape = [
         s.dim(0, 0),
         dim::over(&s.dim(0, 1), area),
@@ -516,12 +521,7 @@ fn depth_to_space(s: &mut Site<'_>) -> Result<()> {
 }
 
 fn space_to_depth(s: &mut Site<'_>) -> Result<()> {
-    s.expect_rank(0, 4)?;
-    let block = s.required_int("blocksize")?;
-    if block < 1 {
-        return Err(Error::invalid_model(format!("blocksize is {block}; it must be positive")));
-    }
-    let area = block.saturating_mul(block);
+    let (block, area) = block_of(s)?;
     let shape = [
         s.dim(0, 0),
         dim::times(&s.dim(0, 1), area),
