@@ -418,11 +418,12 @@ FIND_EXTREME_ROWS(f32, float, 4)
 FIND_EXTREME_ROWS(f16, f16, 8)
 FIND_EXTREME_ROWS(bf16, bf16, 8)
 
+extern "C" __global__ void __launch_bounds__(256)
+    reduce_parts_f32(void *to, const void *states, const __grid_constant__ ReduceParams p) {
+    reduce_parts(to, (const State<float> *)states, p);
+}
+
 #define REDUCE_KERNELS(SUFFIX, T)                                                                            \
-    extern "C" __global__ void __launch_bounds__(256) reduce_parts_##SUFFIX(                                 \
-        void *to, const void *states, const __grid_constant__ ReduceParams p) {                              \
-        reduce_parts<T>(to, (const State<T> *)states, p);                                                    \
-    }                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256)                                                        \
         reduce_block_##SUFFIX(void *to, const void *from, const __grid_constant__ ReduceParams p) {          \
         reduce_by_block<T>(to, from, p);                                                                     \

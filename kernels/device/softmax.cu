@@ -4,62 +4,6 @@
 //! so do short axes that are not the innermost and whose lines are not whole packs. Other axes that are not the innermost are
 //! worked on in packs of neighbouring lines.
 
-__device__ __forceinline__ float r_log(float x) { return logf(x); }
-__device__ __forceinline__ double r_log(double x) { return log(x); }
-
-template <class T> __device__ __forceinline__ T lowest() { return -(T)__uint_as_float(0x7f800000u); }
-
-// Exponentials e^(x - top), as precisely as results of type S need them; where there is nothing but minus infinity so far, no
-// distance to the top is a number, and they are 0.
-template <class S> struct Exponential {
-    static constexpr float LOG2_E = 1.44269504f;
-
-    // What stands for a top.
-    static __device__ __forceinline__ float origin(float top) {
-        float from = top == lowest<float>() ? 0.0f : top;
-        return sizeof(S) == 2 ? from * LOG2_E : from;
-    }
-    static __device__ __forceinline__ double origin(double top) { return top == lowest<double>() ? 0.0 : top; }
-    static __device__ __forceinline__ float of(float x, float origin) {
-        return sizeof(S) == 2 ? exp2_normal(fmaf(x, LOG2_E, -origin)) : expf(x - origin);
-    }
-    static __device__ __forceinline__ double of(double x, double origin) { return exp(x - origin); }
-};
-
-// The largest of some elements, and the sum of exponentials of their distances to it.
-template <class T> struct Mass {
-    T top, sum;
-};
-
-template <class S, class T> __device__ __forceinline__ Mass<T> join(Mass<T> a, Mass<T> b) {
-    typedef Exponential<S> E;
-    T top = a.top > b.top ? a.top : b.top, origin = E::origin(top);
-    return {top, a.sum * E::of(a.top, origin) + b.sum * E::of(b.top, origin)};
-}
-
-// How elements become results: exponentials of distances to the top times a factor or, for the logarithm, distances and a term.
-template <class S, class T> struct Share {
-    T top, origin, rest;
-    u32 is_log;
-
-    __device__ __forceinline__ Share(Mass<T> mass, u32 is_log)
-        : top(mass.top), origin(Exponential<S>::origin(mass.top)), is_log(is_log) {
-        T sum = mass.sum + (mass.top - mass.top); // infinities make the row NaN
-        rest = is_log ? -r_log(sum) : (T)1 / sum;
-    }
-    // The result of an element whose exponential, or whose distance to the top for the logarithm, is known.
-    __device__ __forceinline__ T end(T begun) const { return is_log ? begun + rest : begun * rest; }
-
-    template <int V> __device__ __forceinline__ void write(S *to, T (&x)[V]) const {
-        if (is_log) {
-            _Pragma("unroll") for (int i = 0; i < V; i++) x[i] = x[i] - top + rest;
-        } else {
-            _Pragma("unroll") for (int i = 0; i < V; i++) x[i] = Exponential<S>::of(x[i], origin) * rest;
-        }
-        write_pack<T, S, V>(to, x);
-    }
-};
-
 // LANES threads a row. The next row is read while one is worked on.
 template <class T, class S, int V, int R, int LANES>
 __device__ __forceinline__ void softmax_row(S *to, const S *from, u32 rows, u32 columns, u32 is_log) {
@@ -317,7 +261,6 @@ __device__ __forceinline__ void softmax_lines(S *to, const S *from, u32 outer, u
     SOFTMAX_LINE(SUFFIX, float, S, V, 8, 8, 256, (256))   \
     SOFTMAX_LINE(SUFFIX, float, S, V, 8, 8, 512, (512))
 #define SOFTMAX_ODD(SUFFIX, T, S)                         \
-    SOFTMAX_ROW(SUFFIX, T, S, 1, 4, 32, 256)              \
     SOFTMAX_ROW(SUFFIX, T, S, 1, 4, 128, 128)             \
     SOFTMAX_ROW(SUFFIX, T, S, 1, 8, 256, 256)             \
     SOFTMAX_LINE(SUFFIX, T, S, 1, 8, 32, 256, (256))      \
@@ -336,3 +279,4 @@ SOFTMAX_ODD(f32, float, float)
 SOFTMAX_ODD(f16, float, f16)
 SOFTMAX_ODD(bf16, float, bf16)
 SOFTMAX_ODD(f64, double, double)
+SOFTMAX_ROW(f64, double, double, 1, 4, 32, 256)

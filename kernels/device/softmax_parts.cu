@@ -71,50 +71,34 @@ __device__ __forceinline__ void leave(const SharedRow &row) {
 template <class S, int V, int R>
 __device__ __forceinline__ void softmax_parts(S *to, u64 *masses, u32 *counts, const S *from, u32 parts, u32 columns,
                                               u32 is_log) {
-    typedef Exponential<S> E;
-    __shared__ float space[2][PART_THREADS / WAVE];
-    __shared__ Mass<float> row_mass;
+    constexpr int WAVES = PART_THREADS / WAVE;
+    __shared__ Mass<float> of_waves[WAVES], row_mass;
     __shared__ u32 state;
     begin_kernel();
-    RowJoint<float, PART_THREADS> joint = {space, 0};
-    HeldRow<S, V, R, PART_THREADS> held;
-    u32 row = blockIdx.x / parts, part = blockIdx.x - row * parts;
-    u32 begin = part * PART_THREADS * V * R, left = columns - begin;
+    RowPart<S, V, R, PART_THREADS> own;
+    u32 row = blockIdx.x / parts, part = blockIdx.x - row * parts, begin = part * PART_THREADS * V * R;
     const S *source = from + (i64)row * columns;
     S *target = to + (i64)row * columns;
-    held.read(source + begin, left);
-    float x[V], top = lowest<float>(), sum = 0.0f;
-    _Pragma("unroll") for (int r = 0; r < R; r++) {
-        if (held.column(r) >= left) continue;
-        open_pack<float, S, V>(x, held.at[r]);
-        _Pragma("unroll") for (int i = 0; i < V; i++) top = fmaxf(top, x[i]);
-    }
-    top = joint.over(top, Greater());
-    float origin = E::origin(top);
-    _Pragma("unroll") for (int r = 0; r < R; r++) {
-        if (held.column(r) >= left) continue;
-        open_pack<float, S, V>(x, held.at[r]);
-        _Pragma("unroll") for (int i = 0; i < V; i++) sum += E::of(x[i], origin);
-    }
-    sum = joint.over(sum, Added());
+    own.read(source + begin, columns - begin);
+    Mass<float> mass = own.mass();
+    if (threadIdx.x % WAVE == 0) of_waves[threadIdx.x / WAVE] = mass;
+    __syncthreads();
     SharedRow shared = {masses + (i64)row * parts, counts + row * 2, parts};
     if (threadIdx.x < WAVE) {
-        Mass<float> mass = {top, sum};
+        mass = joined<WAVES, S>(of_waves[threadIdx.x % WAVES]);
         u32 found = parts > 1 ? meet<S>(mass, shared, part) : PARTS_ALL;
         if (threadIdx.x == 0) row_mass = mass, state = found;
     }
     __syncthreads();
     Share<S, float> share(row_mass, is_log);
     if (state == PARTS_ALL) {
-        _Pragma("unroll") for (int r = 0; r < R; r++) {
-            if (held.column(r) >= left) continue;
-            open_pack<float, S, V>(x, held.at[r]);
-            share.write(target + begin + held.column(r), x);
-        }
+        own.write(target + begin, share);
     } else if (state == PARTS_LAST) {
+        float x[V];
         for (u32 column = threadIdx.x * V; column < columns; column += PART_THREADS * V) {
             open_pack<float, S, V>(x, load_raw<S, V>(source + column));
-            share.write(target + column, x);
+            share.apply(x);
+            write_pack<float, S, V>(target + column, x);
         }
     }
     if (parts > 1 && threadIdx.x == 0) leave(shared);

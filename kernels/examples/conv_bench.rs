@@ -1,10 +1,14 @@
 //! Prints the speed of f32 convolutions of common networks on one thread.
 
+mod clock;
+
 use std::time::Instant;
 
 use tenon_kernels::cpu::conv::{ConvEpilogue, ConvShape, PackedFilter, conv};
 use tenon_kernels::cpu::pool::Window;
 use tenon_kernels::cpu::{Context, Features};
+
+use clock::thread_time;
 
 /// Groups, input channels, output channels, input, kernel, strides and pads (before and after alike).
 type Case = (usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
@@ -45,30 +49,6 @@ const CASES: [Case; 34] = [
     (576, 576, 576, [14, 14], [5, 5], [1, 1], [2, 2]),
     (960, 960, 960, [7, 7], [5, 5], [1, 1], [2, 2]),
 ];
-
-/// Seconds this thread has spent on a core, or wall time where the system does not say.
-#[cfg(target_os = "linux")]
-fn thread_time(_: Instant) -> f64 {
-    #[repr(C)]
-    struct Timespec {
-        seconds: i64,
-        nanoseconds: i64,
-    }
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
-    }
-    const THREAD_CPUTIME: i32 = 3;
-    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
-    // SAFETY: the structure has the layout of a 64-bit system's timespec.
-    unsafe { clock_gettime(THREAD_CPUTIME, &mut time) };
-    time.seconds as f64 + time.nanoseconds as f64 / 1e9
-}
-
-/// Wall time since `start` in seconds.
-#[cfg(not(target_os = "linux"))]
-fn thread_time(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64()
-}
 
 fn main() {
     let ctx = Context::serial(Features::detect());

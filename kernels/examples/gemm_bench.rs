@@ -2,12 +2,16 @@
 //!
 //! Usage: `gemm_bench [threads]`. Threads are spawned per product, so small shapes are only meaningful with one.
 
+mod clock;
+
 use std::hint::black_box;
 use std::time::Instant;
 
 use tenon_kernels::Parallel;
 use tenon_kernels::cpu::gemm::{Epilogue, Lhs, PackedB, Rhs, gemm};
 use tenon_kernels::cpu::{Context, Features, Kernel, Matrix, Simd};
+
+use clock::thread_time;
 
 /// Independent multiply-adds that never leave the registers; returns the operations done.
 struct Peak(usize);
@@ -54,30 +58,6 @@ impl Parallel for Threads {
             work();
         });
     }
-}
-
-/// Seconds this thread has spent on a core, or wall time where the system does not say.
-#[cfg(target_os = "linux")]
-fn thread_time(_: Instant) -> f64 {
-    #[repr(C)]
-    struct Timespec {
-        seconds: i64,
-        nanoseconds: i64,
-    }
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
-    }
-    const THREAD_CPUTIME: i32 = 3;
-    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
-    // SAFETY: the structure has the layout of a 64-bit system's timespec.
-    unsafe { clock_gettime(THREAD_CPUTIME, &mut time) };
-    time.seconds as f64 + time.nanoseconds as f64 / 1e9
-}
-
-/// Wall time since `start` in seconds.
-#[cfg(not(target_os = "linux"))]
-fn thread_time(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64()
 }
 
 /// Shortest time of a run in seconds, each measured over at least a millisecond; core time on one thread.

@@ -1,8 +1,12 @@
 //! Prints, as JSON lines, launches of the device kernels for a GPU to run: small ones to be checked against float64 and
 //! large ones to be timed. `tools/python/gpu_kernels.py` runs them.
 //!
+//! Usage: `gpu_cases [FAMILY]`, sm90 where none is named; plans use the kernels that the family has.
+//!
 //! A line: name, what is computed (for the reference), operands as [ONNX type, elements], launches, bytes moved, and
 //! whether it is timed.
+
+use std::collections::HashSet;
 
 use tenon_kernels::Result;
 use tenon_kernels::gpu::elementwise::{self, Class, Instruction, MapOp, MapOperand, Program, Source};
@@ -14,7 +18,7 @@ use tenon_kernels::gpu::reduce::{self, Reduction};
 use tenon_kernels::gpu::rows::{self, RowNorm, RowNormOperands};
 use tenon_kernels::gpu::scalar::Scalar;
 use tenon_kernels::gpu::signal::{Place, Transform};
-use tenon_kernels::gpu::{Arg, Plan};
+use tenon_kernels::gpu::{Arg, Plan, arch};
 
 /// Bytes of the largest operand of a timed case.
 const LARGE_BYTES: usize = 256 << 20;
@@ -23,8 +27,11 @@ const FLOATS: [Scalar; 3] = [Scalar::F32, Scalar::F16, Scalar::BF16];
 const COMPUTE_UNITS: u32 = 132;
 
 fn main() -> Result<()> {
+    let family = arch::find(&std::env::args().nth(1).unwrap_or_else(|| "sm90".into()))?;
+    let symbols: HashSet<String> =
+        family.units()?.into_iter().flat_map(|unit| unit.kernels).map(|kernel| kernel.symbol).collect();
     for is_timed in [false, true] {
-        let cases = Cases { is_timed };
+        let cases = Cases { is_timed, symbols: &symbols };
         cases.maps()?;
         cases.rows()?;
         cases.reductions()?;
@@ -37,14 +44,16 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-struct Cases {
+struct Cases<'a> {
     is_timed: bool,
+    /// The kernels that there are.
+    symbols: &'a HashSet<String>,
 }
 
 /// An operand: its type and how many elements it has.
 type Operand = (Scalar, usize);
 
-impl Cases {
+impl Cases<'_> {
     /// Elements of a large operand, at least `per_row` times `rows` of a small one.
     fn large(&self, scalar: Scalar, small: usize, unit: usize) -> usize {
         if self.is_timed { LARGE_BYTES / scalar.bytes() / unit * unit } else { small }
@@ -190,11 +199,18 @@ impl Cases {
                 let rows = self.large(scalar, 6 * columns, 3 * columns) / columns;
                 self.norm("group", scalar, [rows, columns], [3, groups, span], true, false)?;
             }
-            // Few long rows, and rows enough for the last block of each to write it.
-            for (rows, columns) in
-                if self.is_timed { vec![(8, 128_256)] } else { vec![(3, 128_256), (220, 41_000)] }
-            {
+            // Few long rows; rows that a block holds, and clusters of more and larger ones; rows that are too long for any.
+            let long: &[[usize; 2]] = match self.is_timed {
+                true => &[[8, 128_256], [512, 262_144]],
+                false => {
+                    &[[3, 128_256], [256, 16_384], [130, 50_000], [64, 128_256], [33, 262_144], [7, 600_000]]
+                }
+            };
+            for &[rows, columns] in long {
                 self.softmax(scalar, [rows, columns, 1])?;
+            }
+            if !self.is_timed && scalar.bytes() == 2 {
+                self.softmax(scalar, [37, 400_000, 1])?;
             }
             let inner: &[[usize; 2]] = match self.is_timed {
                 true => &[[64, 1000], [256, 64], [21, 4096], [1000, 128], [64, 49]],
@@ -211,8 +227,8 @@ impl Cases {
     fn softmax(&self, scalar: Scalar, extents: [usize; 3]) -> Result<()> {
         let [outer, axis, inner] = extents;
         let total = outer * axis * inner;
-        for is_log in if self.is_timed { vec![false] } else { vec![false, true] } {
-            let plan = rows::softmax(scalar, extents, is_log)?;
+        for is_log in if self.is_timed || axis > 100_000 { vec![false] } else { vec![false, true] } {
+            let plan = rows::softmax(scalar, extents, is_log, &|symbol| self.symbols.contains(symbol))?;
             let what =
                 format!("\"op\": \"softmax\", \"dims\": [{outer}, {axis}, {inner}], \"log\": {is_log}");
             let name = format!(
@@ -528,10 +544,11 @@ impl Cases {
 fn launch(launch: &tenon_kernels::gpu::Launch) -> String {
     let args: Vec<String> = launch.args.iter().map(argument).collect();
     format!(
-        "{{\"symbol\": \"{}\", \"grid\": {:?}, \"block\": {:?}, \"shared\": {}, \"dependent\": {}, \"args\": [{}]}}",
+        "{{\"symbol\": \"{}\", \"grid\": {:?}, \"block\": {:?}, \"cluster\": {:?}, \"shared\": {}, \"dependent\": {}, \"args\": [{}]}}",
         launch.symbol,
         launch.grid,
         launch.block,
+        launch.cluster,
         launch.shared_bytes,
         launch.is_dependent_launch,
         args.join(", ")

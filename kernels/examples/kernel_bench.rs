@@ -1,6 +1,8 @@
 //! Prints the speed of attention, byte and block-quantised products, softmax, casts and elementwise functions on one
 //! thread, in time the thread spent on a core where the system tells it.
 
+mod clock;
+
 use std::time::Instant;
 
 use half::{bf16, f16};
@@ -14,29 +16,7 @@ use tenon_kernels::cpu::softmax::softmax;
 use tenon_kernels::cpu::transpose::permute;
 use tenon_kernels::cpu::{Context, Features, Matrix};
 
-/// Seconds this thread has spent on a core, or wall time where the system does not say.
-#[cfg(target_os = "linux")]
-fn thread_time(_: Instant) -> f64 {
-    #[repr(C)]
-    struct Timespec {
-        seconds: i64,
-        nanoseconds: i64,
-    }
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
-    }
-    const THREAD_CPUTIME: i32 = 3;
-    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
-    // SAFETY: the structure has the layout of a 64-bit system's timespec.
-    unsafe { clock_gettime(THREAD_CPUTIME, &mut time) };
-    time.seconds as f64 + time.nanoseconds as f64 / 1e9
-}
-
-/// Wall time since `start` in seconds.
-#[cfg(not(target_os = "linux"))]
-fn thread_time(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64()
-}
+use clock::thread_time;
 
 /// Shortest time of a run in seconds, each measured over at least a millisecond.
 fn best(mut run: impl FnMut()) -> f64 {

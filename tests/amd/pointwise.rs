@@ -69,50 +69,74 @@ fn program(ops: &[MapOp], scalar: Scalar, dims: [usize; 2], strides: &[[i64; 2];
     }
 }
 
+/// Computes `ops` over `dims`, each operand read by its `strides`, by a kernel whose name begins with `prefix`.
+#[track_caller]
+fn check(
+    machine: &Machine,
+    ops: &[MapOp],
+    scalar: Scalar,
+    dims: [usize; 2],
+    strides: [[i64; 2]; 3],
+    prefix: &str,
+) {
+    let program = program(ops, scalar, dims, &strides);
+    let (low, high) = if ops[0] == Sqrt { (0.0, 9.0) } else { (0.2, 3.0) };
+    let count = dims[0] * dims[1];
+    let inputs: Vec<(u64, Vec<f64>)> = (0..program.operands.len())
+        .map(|k| {
+            // Both signs in front; what divides is none too small.
+            let low = if k == 0 && ops[0] != Sqrt { -high } else { low };
+            upload(machine, scalar, &random(50 + k as u64, count, low, high))
+        })
+        .collect();
+    let y = machine.poisoned(count * scalar.bytes());
+    let plan = elementwise::plan(&program).expect("a short program");
+    let symbol = &plan.launches[0].symbol;
+    assert!(symbol.starts_with(prefix), "{ops:?} takes {symbol}");
+    let addresses: Vec<u64> = [y].into_iter().chain(inputs.iter().map(|(address, _)| *address)).collect();
+    machine.run(&plan, &addresses).unwrap_or_else(|error| panic!("{symbol}: {error}"));
+    let wanted: Vec<f64> = (0..count)
+        .map(|at| {
+            let value = |k: usize| {
+                let [row, column] = [at / dims[1], at % dims[1]].map(|at| at as i64);
+                inputs[k].1[(row * strides[k][0] + column * strides[k][1]) as usize]
+            };
+            let mut operand = 0;
+            ops.iter().fold(value(0), |left, &op| {
+                operand += usize::from(is_pair(op));
+                apply(op, left, if is_pair(op) { value(operand) } else { 0.0 })
+            })
+        })
+        .collect();
+    let tolerance = 8e-6 + 2.0 * rounding(scalar);
+    let what = format!("{symbol} on {}", machine.family.name);
+    let found = download(machine, scalar, y, count);
+    assert_close(&what, &found, &wanted, tolerance, tolerance);
+}
+
 #[test]
 fn compiled_programs_agree_with_the_reference() {
-    let dims = [37, 48];
     // As the first, a line for all rows, a number for each row, one number.
     let places = [[48, 1], [0, 1], [1, 0], [0, 0]];
     for machine in Machine::all() {
         for (turn, ops) in PROGRAMS.iter().enumerate() {
             for scalar in [Scalar::F32, Scalar::F16, Scalar::BF16] {
                 let strides = [places[0], places[turn % 4], places[(turn / 4 + 1) % 4]];
-                let program = program(ops, scalar, dims, &strides);
-                let (low, high) = if ops[0] == Sqrt { (0.0, 9.0) } else { (0.2, 3.0) };
-                let inputs: Vec<(u64, Vec<f64>)> = (0..program.operands.len())
-                    .map(|k| {
-                        // Both signs in front; what divides is none too small.
-                        let low = if k == 0 && ops[0] != Sqrt { -high } else { low };
-                        upload(&machine, scalar, &random(50 + k as u64, dims[0] * dims[1], low, high))
-                    })
-                    .collect();
-                let count = dims[0] * dims[1];
-                let y = machine.poisoned(count * scalar.bytes());
-                let plan = elementwise::plan(&program).expect("a short program");
-                let symbol = &plan.launches[0].symbol;
-                assert!(symbol.starts_with("pointwise_"), "{ops:?} takes {symbol}");
-                let addresses: Vec<u64> =
-                    [y].into_iter().chain(inputs.iter().map(|(address, _)| *address)).collect();
-                machine.run(&plan, &addresses).unwrap_or_else(|error| panic!("{symbol}: {error}"));
-                let wanted: Vec<f64> = (0..count)
-                    .map(|at| {
-                        let value = |k: usize| {
-                            let [row, column] = [at / dims[1], at % dims[1]].map(|at| at as i64);
-                            inputs[k].1[(row * strides[k][0] + column * strides[k][1]) as usize]
-                        };
-                        let mut operand = 0;
-                        ops.iter().fold(value(0), |left, &op| {
-                            operand += usize::from(is_pair(op));
-                            apply(op, left, if is_pair(op) { value(operand) } else { 0.0 })
-                        })
-                    })
-                    .collect();
-                let tolerance = 8e-6 + 2.0 * rounding(scalar);
-                let what = format!("{symbol} on {}", machine.family.name);
-                let found = download(&machine, scalar, y, count);
-                assert_close(&what, &found, &wanted, tolerance, tolerance);
+                check(&machine, ops, scalar, [37, 48], strides, "pointwise_");
             }
+        }
+    }
+}
+
+/// Programs that no kernel was compiled for, of so many elements that a thread computes two packs.
+#[test]
+fn long_programs_of_one_type_agree_with_the_reference() {
+    let ops = [Multiply, Silu, Max, Negate];
+    let dims = [1030, 1024];
+    for machine in Machine::all() {
+        for scalar in [Scalar::F32, Scalar::F16, Scalar::BF16] {
+            let prefix = format!("elementwise_light_{}", scalar.suffix());
+            check(&machine, &ops, scalar, dims, [[1024, 1], [0, 1], [1, 0]], &prefix);
         }
     }
 }

@@ -1,15 +1,17 @@
 """Runs device kernels on an NVIDIA GPU from carried machine code: checks them against float64, then times them.
 
-    gpu_kernels.py --pack sm90.pack --cases CASES.jsonl [--filter TEXT] [--seconds 120] [--no-check] [--no-time]
+    gpu_kernels.py --pack PACK|FOLDER [--cases CASES.jsonl] [--filter TEXT] [--seconds 120] [--no-check] [--no-time]
 
-The cases are what `cargo run -p tenon-kernels --example gpu_cases` prints. Checks poison outputs with NaN and look for
-writes behind their end. Times are medians of captured graphs of launches; the share is that of a copy's bandwidth,
-measured in the same run. Needs numpy and the driver, nothing else. Exits 1 when a check fails.
+A folder of packs gives the one for the device, else the portable sm80. The cases are what
+`cargo run -p tenon-kernels --example gpu_cases` prints for the family; they lie beside the pack with the ending .jsonl. Checks poison outputs with NaN and look for writes behind their
+end. Times are medians of captured graphs of launches; the share is that of a copy's bandwidth, measured in the same run.
+Needs numpy and the driver, nothing else. Exits 1 when a check fails.
 """
 
 import argparse
 import ctypes
 import json
+import os
 import statistics
 import struct
 import sys
@@ -30,7 +32,7 @@ def unpack(stored, size):
     done = zstd.ZSTD_decompress(image, ctypes.c_size_t(size), stored, ctypes.c_size_t(len(stored)))
     if done != size:
         raise RuntimeError(f"a unit of {size} bytes does not unpack")
-    return image.raw
+    return image.raw + b"\0"  # Text for the driver's own compiler ends in one; images do not mind.
 
 
 class Driver:
@@ -39,14 +41,24 @@ class Driver:
     def __init__(self):
         self.library = ctypes.CDLL("libcuda.so.1")
         self.call("cuInit", 0)
-        device, context, self.stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
-        self.call("cuDeviceGet", ctypes.byref(device), 0)
+        self.device, context, self.stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
+        self.call("cuDeviceGet", ctypes.byref(self.device), 0)
         name = ctypes.create_string_buffer(100)
-        self.call("cuDeviceGetName", name, 100, device)
+        self.call("cuDeviceGetName", name, 100, self.device)
         self.name = name.value.decode()
-        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self.device)
         self.call("cuCtxSetCurrent", context)
         self.call("cuStreamCreate", ctypes.byref(self.stream), 1)
+
+    def pack(self, path):
+        """The pack itself, or of a folder the one for this device."""
+        if not os.path.isdir(path):
+            return path
+        numbers = (ctypes.c_int(), ctypes.c_int())
+        for number, attribute in zip(numbers, (75, 76)):  # The compute capability: major, minor.
+            self.call("cuDeviceGetAttribute", ctypes.byref(number), attribute, self.device)
+        own = os.path.join(path, f"sm{numbers[0].value}{numbers[1].value}.pack")
+        return own if os.path.exists(own) else os.path.join(path, "sm80.pack")
 
     def call(self, name, *arguments):
         status = getattr(self.library, name)(*arguments)
@@ -66,6 +78,8 @@ class Driver:
     def upload(self, address, data):
         data = numpy.ascontiguousarray(data)
         self.call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), data.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(data.nbytes))
+        # The call may return before a small copy has arrived, and the stream of the kernels does not wait for it.
+        self.call("cuStreamSynchronize", None)
 
     def download(self, address, size):
         data = numpy.empty(size, numpy.uint8)
@@ -146,6 +160,7 @@ class Attribute(ctypes.Structure):
     _fields_ = [("id", ctypes.c_int), ("padding", ctypes.c_int), ("value", ctypes.c_uint * 16)]
 
 
+CLUSTER_DIMENSION = 4
 PROGRAMMATIC_SERIALIZATION = 6
 
 
@@ -156,14 +171,19 @@ class Launch:
         self.driver, self.function = driver, functions[row["symbol"]]
         self.values = [ctypes.create_string_buffer(self.bytes_of(arg, addresses, workspace)) for arg in row["args"]]
         self.arguments = (ctypes.c_void_p * len(self.values))(*[ctypes.addressof(value) for value in self.values])
-        self.attribute = Attribute(PROGRAMMATIC_SERIALIZATION, 0, (ctypes.c_uint * 16)(1))
+        attributes = []
+        if row["cluster"] != [1, 1, 1]:
+            attributes.append(Attribute(CLUSTER_DIMENSION, 0, (ctypes.c_uint * 16)(*row["cluster"])))
+        if row["dependent"]:
+            attributes.append(Attribute(PROGRAMMATIC_SERIALIZATION, 0, (ctypes.c_uint * 16)(1)))
+        self.attributes = (Attribute * len(attributes))(*attributes)
         self.config = Config(
             (ctypes.c_uint * 3)(*row["grid"]),
             (ctypes.c_uint * 3)(*row["block"]),
             row["shared"],
             driver.stream.value,
-            ctypes.addressof(self.attribute),
-            1 if row["dependent"] else 0,
+            ctypes.addressof(self.attributes),
+            len(attributes),
         )
 
     @staticmethod
@@ -356,7 +376,8 @@ def outputs_of(case):
 class Bench:
     def __init__(self, options):
         self.driver = Driver()
-        self.functions = self.driver.functions(options.pack)
+        self.pack = self.driver.pack(options.pack)
+        self.functions = self.driver.functions(self.pack)
         self.generator = numpy.random.default_rng()
         self.failed = 0
 
@@ -454,16 +475,16 @@ class Bench:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pack", required=True)
-    parser.add_argument("--cases", required=True)
+    parser.add_argument("--cases")
     parser.add_argument("--filter", default="")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--no-check", action="store_true")
     parser.add_argument("--no-time", action="store_true")
     options = parser.parse_args()
     end = time.monotonic() + options.seconds
-    with open(options.cases) as file:
-        cases = [case for case in map(json.loads, file) if options.filter in case["name"]]
     bench = Bench(options)
+    with open(options.cases or bench.pack.removesuffix(".pack") + ".jsonl") as file:
+        cases = [case for case in map(json.loads, file) if options.filter in case["name"]]
     print(bench.driver.name)
     if not options.no_check:
         checked = [case for case in cases if not case["timed"]]

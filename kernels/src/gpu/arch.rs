@@ -7,8 +7,7 @@ use std::sync::OnceLock;
 
 use super::archs;
 use super::chip::{self, Chip};
-use super::unit::{Text, Unit};
-use super::{attention, device, matmul};
+use super::unit::Text;
 use crate::error::{KernelError, Result};
 use crate::table::{self, Row};
 
@@ -43,11 +42,13 @@ pub struct Arch {
     /// Kernels may be started before the one ahead of them has ended: they wait for it themselves.
     pub overlaps_launches: bool,
     /// Primitives that every unit under `device/` starts with.
-    scalar: Vec<Text>,
+    pub(super) scalar: Vec<Text>,
     /// Primitives that come behind them where threads update one place.
-    atomics: Text,
+    pub(super) atomics: Text,
     /// And where threads compute much with few numbers.
-    numbers: Text,
+    pub(super) numbers: Text,
+    /// And where blocks run together, in families that can.
+    pub(super) clusters: Option<Text>,
     operators: Vec<Operator>,
 }
 
@@ -98,28 +99,12 @@ impl Arch {
         found.cloned().ok_or_else(|| KernelError::table(format!("arch '{}' has no chip", self.name)))
     }
 
-    /// What the build compiles for the family: one operator after the other.
-    pub fn units(&self) -> Result<Vec<Unit>> {
-        let mut units = device::units(&self.scalar, self.atomics, self.numbers);
-        if self.has("matmul") {
-            units.extend(matmul::units(self.name)?);
-        }
-        if self.has("packed_stream") {
-            units.extend(matmul::nbits::units(self.name)?);
-        }
-        units.extend(super::cast::units(self)?);
-        if self.has("attention") {
-            units.extend(attention::units(self.name)?);
-        }
-        Ok(units)
-    }
-
     /// A table of the family's folder; `None` where it has none of this name.
     pub(super) fn table(&self, name: &str) -> Option<&'static str> {
         file(self.name, name).ok().map(|file| file.text)
     }
 
-    fn has(&self, operator: &str) -> bool {
+    pub(super) fn has(&self, operator: &str) -> bool {
         self.operators.iter().any(|known| known.name == operator)
     }
 
@@ -171,6 +156,7 @@ fn read(name: &'static str) -> Result<Arch> {
         scalar: row.text("scalar")?.split_whitespace().map(|text| file(name, text)).collect::<Result<_>>()?,
         atomics: file(name, row.text("atomics")?)?,
         numbers: file(name, row.text("numbers")?)?,
+        clusters: row.get("clusters").map(|_| file(name, row.text("clusters")?)).transpose()?,
         operators: operators.map(|row| operator(name, row)).collect::<Result<_>>()?,
     })
 }
@@ -215,10 +201,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_family_has_chips_and_units() {
+    fn every_family_has_chips() {
         for arch in all() {
             assert!(!arch.chips().unwrap().is_empty(), "{}", arch.name);
-            assert!(!arch.units().unwrap().is_empty(), "{}", arch.name);
         }
         assert!(find("sm_90").unwrap_err().to_string().contains("sm90"));
     }

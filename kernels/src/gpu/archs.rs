@@ -12,6 +12,7 @@ pub(super) const ARCHS: &[&str] = &[
 pub(super) const FILES: &[(&str, &str)] = &[
     ("arch/cdna/atomic_primitives.h", include_str!("../../arch/cdna/atomic_primitives.h")),
     ("arch/cdna/attention_cache.h", include_str!("../../arch/cdna/attention_cache.h")),
+    ("arch/cdna/attention_codes.h", include_str!("../../arch/cdna/attention_codes.h")),
     ("arch/cdna/attention_decode.hip", include_str!("../../arch/cdna/attention_decode.hip")),
     ("arch/cdna/attention_forward.hip", include_str!("../../arch/cdna/attention_forward.hip")),
     ("arch/cdna/attention_mask.h", include_str!("../../arch/cdna/attention_mask.h")),
@@ -20,6 +21,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("arch/cdna/hip_primitives.h", include_str!("../../arch/cdna/hip_primitives.h")),
     ("arch/cdna/math_primitives.h", include_str!("../../arch/cdna/math_primitives.h")),
     ("arch/cdna/matmul_blocks.h", include_str!("../../arch/cdna/matmul_blocks.h")),
+    ("arch/cdna/matmul_direct.h", include_str!("../../arch/cdna/matmul_direct.h")),
     ("arch/cdna/matmul_epilogue.h", include_str!("../../arch/cdna/matmul_epilogue.h")),
     ("arch/cdna/matmul_packed.hip", include_str!("../../arch/cdna/matmul_packed.hip")),
     ("arch/cdna/matmul_pingpong.hip", include_str!("../../arch/cdna/matmul_pingpong.hip")),
@@ -86,6 +88,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("arch/sm90/attention_decode.cu", include_str!("../../arch/sm90/attention_decode.cu")),
     ("arch/sm90/attention_forward.cu", include_str!("../../arch/sm90/attention_forward.cu")),
     ("arch/sm90/chips.toml", include_str!("../../arch/sm90/chips.toml")),
+    ("arch/sm90/cluster_primitives.cuh", include_str!("../../arch/sm90/cluster_primitives.cuh")),
     ("arch/sm90/matmul.cu", include_str!("../../arch/sm90/matmul.cu")),
     ("arch/sm90/matmul.toml", include_str!("../../arch/sm90/matmul.toml")),
     ("arch/sm90/matmul_epilogue.cuh", include_str!("../../arch/sm90/matmul_epilogue.cuh")),

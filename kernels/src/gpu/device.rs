@@ -1,15 +1,36 @@
-//! The units under `device/` that every GPU family compiles, each after the family's own scalar primitives.
+//! What the build compiles for a GPU family: the units under `device/` that all share, each after the family's own scalar
+//! primitives, and those of its tuned operators.
 
-use super::unit::{Text, Unit};
+use super::arch::Arch;
+use super::unit::Unit;
 use super::{
-    attention, elementwise, index, integer, layout, loss, order, pool, product, quantize, recurrent, reduce,
-    region, rotary, rows, sampling, scatter, signal, state, window,
+    attention, cast, elementwise, index, integer, layout, loss, matmul, order, pool, product, quantize,
+    recurrent, reduce, region, rotary, rows, sampling, scatter, signal, state, window,
 };
+use crate::error::Result;
 
-/// Units of all device kernels; `texts` are the arch's own scalar primitives, in order, `atomics` those for updates, `numbers`
-/// those of single numbers.
-pub(super) fn units(texts: &[Text], atomics: Text, numbers: Text) -> Vec<Unit> {
-    let Some((&primitives, before)) = texts.split_last() else { return Vec::new() };
+impl Arch {
+    /// Every unit of the family, with what each compiled result must contain.
+    pub fn units(&self) -> Result<Vec<Unit>> {
+        let mut units = shared(self);
+        if self.has("matmul") {
+            units.extend(matmul::units(self.name)?);
+        }
+        if self.has("packed_stream") {
+            units.extend(matmul::nbits::units(self.name)?);
+        }
+        units.extend(cast::units(self)?);
+        if self.has("attention") {
+            units.extend(attention::units(self.name)?);
+        }
+        Ok(units)
+    }
+}
+
+/// The units under `device/`.
+fn shared(arch: &Arch) -> Vec<Unit> {
+    let Some((&primitives, before)) = arch.scalar.split_last() else { return Vec::new() };
+    let (atomics, numbers) = (arch.atomics, arch.numbers);
     let mut units = vec![
         index::unit(primitives),
         integer::unit(primitives),
@@ -32,10 +53,22 @@ pub(super) fn units(texts: &[Text], atomics: Text, numbers: Text) -> Vec<Unit> {
         window::unit(primitives),
     ];
     units.extend(elementwise::units(primitives, numbers));
-    units.extend(rows::units(primitives, numbers));
+    units.extend(rows::units(primitives, numbers, arch.clusters));
     units.extend(product::units(primitives));
     for unit in &mut units {
         unit.texts.splice(0..0, before.iter().copied());
     }
     units
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::gpu::arch;
+
+    #[test]
+    fn every_family_has_units() {
+        for arch in arch::all() {
+            assert!(!arch.units().unwrap().is_empty(), "{}", arch.name);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Kernels for GPUs: their parameters and tables, how a problem becomes launches, and the units they are compiled from.
 //!
 //! Nothing here touches a driver or a compiler. An operator's planner turns shapes and a [`Chip`] into a [`Plan`], which
-//! a provider binds to addresses; [`arch::units`] lists what the build compiles, with what each result must contain.
+//! a provider binds to addresses; [`Arch::units`] lists what the build compiles, with what each result must contain.
 
 pub mod arch;
 mod archs;
@@ -22,6 +22,7 @@ pub mod pipeline;
 mod pointwise;
 pub mod pool;
 pub mod product;
+mod program;
 pub mod quantize;
 pub mod recurrent;
 pub mod reduce;

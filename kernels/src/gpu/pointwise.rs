@@ -1,7 +1,7 @@
 //! The commonest element-wise programs as compiled kernels: one or two operators over floats of one type.
 
-use super::elementwise::{Instruction, MapOp, Program, Source};
 use super::launch::{Arg, Launch, Plan};
+use super::program::{Instruction, MapOp, Program, Source};
 use super::scalar::{self, Scalar, Structure, THREADS, blocks, division, kernel};
 use super::unit::{Text, Unit};
 use crate::estimate::Cost;

@@ -292,12 +292,12 @@ pub fn unit(arch: Text) -> Unit {
     defines.push(("REDUCE_RANK".into(), RANK.to_string()));
     defines.push(("EXTREME_THREADS".into(), EXTREME_THREADS.to_string()));
     defines.push(("TILE_BYTES".into(), TILE_BYTES.to_string()));
-    let exact =
-        ["reduce_parts", "reduce_block", "reduce_thread", "find_extreme_block", "find_extreme_thread"];
+    let exact = ["reduce_block", "reduce_thread", "find_extreme_block", "find_extreme_thread"];
     let mut kernels: Vec<_> = exact
         .iter()
         .flat_map(|name| ["f32", "f64", "i64"].map(|class| kernel(format!("{name}_{class}"))))
         .collect();
+    kernels.push(kernel("reduce_parts_f32"));
     for name in ["reduce_wave", "reduce_row", "reduce_column"] {
         let suffixes = ["f32_v4", "f16_v8", "bf16_v8", "f32_v1", "f16_v1", "bf16_v1"];
         kernels.extend(suffixes.map(|suffix| kernel(format!("{name}_{suffix}"))));

@@ -16,8 +16,14 @@ fn check(scalar: Scalar, elements: usize) -> Result<()> {
     Ok(())
 }
 
-/// Softmax (or its logarithm) of `[outer, axis, inner]` along the axis. Operands: 0 the result, 1 the input.
-pub fn softmax(scalar: Scalar, [outer, axis, inner]: [usize; 3], is_log: bool) -> Result<Plan> {
+/// Softmax (or its logarithm) of `[outer, axis, inner]` along the axis. Operands: 0 the result, 1 the input. `has` tells which
+/// kernels there are: not every family has blocks that run together.
+pub fn softmax(
+    scalar: Scalar,
+    [outer, axis, inner]: [usize; 3],
+    is_log: bool,
+    has: &dyn Fn(&str) -> bool,
+) -> Result<Plan> {
     let elements = outer * axis * inner;
     check(scalar, elements)?;
     if elements == 0 {
@@ -34,6 +40,9 @@ pub fn softmax(scalar: Scalar, [outer, axis, inner]: [usize; 3], is_log: bool) -
         {
             let args = rows.softmax_args(&[pointer(0), pointer(1)], &[], is_log);
             return Ok(held.launch("softmax", &rows.vector(), outer, args, cost));
+        }
+        if let Some(plan) = rows.softmax_in_clusters(is_log).filter(|plan| has(&plan.launches[0].symbol)) {
+            return Ok(plan);
         }
         if scalar != Scalar::F64 {
             return Ok(rows.softmax_in_parts(is_log));
@@ -125,6 +134,26 @@ impl Rows {
         overlapping(launch(symbol, [self.rows.div_ceil(tile_rows) as u32, 1, 1], args, self.cost))
     }
 
+    /// Many long rows where blocks run together: a cluster of blocks a row.
+    fn softmax_in_clusters(&self, is_log: bool) -> Option<Plan> {
+        let packs = self.columns / self.width;
+        let blocks_of = |threads: u32| packs.div_ceil(threads as usize * CLUSTER_READS);
+        let fits = |&(threads, most): &(u32, usize)| blocks_of(threads) <= most;
+        let (threads, _) = CLUSTERS.into_iter().find(fits).filter(|_| self.width > 1)?;
+        let blocks = blocks_of(threads);
+        if self.rows * blocks < MANY_ROWS {
+            return None;
+        }
+        let part_columns = packs.div_ceil(blocks) * self.width;
+        let sizes = [self.columns, part_columns].map(|size| Arg::U32(size as u32));
+        let args = [pointer(0), pointer(1)].into_iter().chain(sizes).collect();
+        let grid = [(self.rows * blocks) as u32, 1, 1];
+        let mut plan = launch(cluster_symbol(is_log, threads, &self.vector()), grid, args, self.cost);
+        plan.launches[0].block[0] = threads;
+        plan.launches[0].cluster[0] = blocks as u32;
+        Some(overlapping(plan))
+    }
+
     /// Rows that no block's registers hold: blocks share one.
     fn softmax_in_parts(&self, is_log: bool) -> Plan {
         let parts_of = |reads: usize| self.columns.div_ceil(PART_THREADS as usize * self.width * reads);
@@ -155,6 +184,12 @@ const PART_THREADS: u32 = 256;
 /// What a part sends, a maximum and a sum, and two counts of the blocks of a row.
 const MASS_BYTES: usize = 8;
 const COUNT_BYTES: usize = 8;
+/// Threads of a block, and the blocks of a cluster at most, which is eight on any device that has clusters. Fewest first; one
+/// small block is better than one of many idle threads, and two of them are worse than one large.
+const CLUSTERS: [(u32, usize); 3] = [(256, 1), (512, CLUSTER_BLOCKS), (1024, CLUSTER_BLOCKS)];
+const CLUSTER_BLOCKS: usize = 8;
+/// Packs of each of its threads.
+const CLUSTER_READS: usize = 8;
 /// Rows, or parts of them, that keep every compute unit busy with small blocks.
 const MANY_ROWS: usize = 256;
 /// Blocks along x at most; kernels walk on from there.
@@ -230,6 +265,10 @@ impl Held {
         };
         vectors.iter().flat_map(each).collect()
     }
+}
+
+fn cluster_symbol(is_log: bool, threads: u32, vector: &str) -> String {
+    format!("{}softmax_cluster{threads}_{vector}", if is_log { "log_" } else { "" })
 }
 
 /// Elements of a read, from its name.
@@ -337,20 +376,27 @@ fn norm_parameters(problem: &RowNorm, parts: usize, part_columns: usize) -> Arg 
         .finish()
 }
 
-/// What the build compiles. `numbers` are the arch's primitives of numbers.
-pub fn units(arch: Text, numbers: Text) -> [Unit; 2] {
+/// What the build compiles. `numbers` are the arch's primitives of numbers, `clusters` those of blocks that run together.
+pub fn units(arch: Text, numbers: Text, clusters: Option<Text>) -> Vec<Unit> {
     let vectors = ["f32_v4", "f16_v8", "bf16_v8", "f32_v1", "f16_v1", "bf16_v1", "f64_v1"];
     let pack = Text { path: "device/pack.cu", text: include_str!("../../device/pack.cu") };
     let row = Text { path: "device/row.cu", text: include_str!("../../device/row.cu") };
     let tile = Text { path: "device/tile_rows.cu", text: include_str!("../../device/tile_rows.cu") };
+    let mass = Text { path: "device/softmax_mass.cu", text: include_str!("../../device/softmax_mass.cu") };
     let softmax = Text { path: "device/softmax.cu", text: include_str!("../../device/softmax.cu") };
     let parts = Text { path: "device/softmax_parts.cu", text: include_str!("../../device/softmax_parts.cu") };
+    let cluster =
+        Text { path: "device/softmax_cluster.cu", text: include_str!("../../device/softmax_cluster.cu") };
     let norm = Text { path: "device/norm.cu", text: include_str!("../../device/norm.cu") };
     let kernels = |names: &[&str], suffixes: &[&str]| -> Vec<Kernel> {
         let each = |name: &&str| suffixes.iter().map(|suffix| kernel(format!("{name}_{suffix}"))).collect();
         names.iter().flat_map(|name| -> Vec<_> { each(name) }).collect()
     };
     let mut softmaxes = Held::kernels("softmax", &vectors);
+    // Rows of floats that are short and no whole packs go through shared memory.
+    let narrow =
+        ["f32_v1", "f16_v1", "bf16_v1"].map(|vector| Held { lanes: 32, reads: 4 }.symbol("softmax", vector));
+    softmaxes.retain(|kernel| !narrow.contains(&kernel.symbol));
     for vector in &vectors[..6] {
         let reads: &[usize] = if width_of(vector) == 1 { &[8] } else { &[2, 8] };
         let part = |reads: &usize| kernel(format!("softmax_parts_{vector}x{reads}"));
@@ -374,8 +420,55 @@ pub fn units(arch: Text, numbers: Text) -> [Unit; 2] {
         defines: vec![
             ("TILE_BYTES".into(), TILE_BYTES.to_string()),
             ("PART_THREADS".into(), PART_THREADS.to_string()),
+            ("CLUSTER_BLOCKS".into(), CLUSTER_BLOCKS.to_string()),
+            ("CLUSTER_READS".into(), CLUSTER_READS.to_string()),
         ],
         kernels,
     };
-    [unit("softmax", &[softmax, parts], softmaxes), unit("norm", &[norm], norms)]
+    let mut units = vec![unit("softmax", &[mass, softmax, parts], softmaxes), unit("norm", &[norm], norms)];
+    units.extend(clusters.map(|clusters| {
+        let each = |(threads, _): (u32, usize)| {
+            ["f32_v4", "f16_v8", "bf16_v8"].into_iter().flat_map(move |vector| {
+                [false, true].map(|is_log| Kernel {
+                    threads,
+                    required: vec!["UCGABAR_ARV", "UCGABAR_WAIT"],
+                    ..kernel(cluster_symbol(is_log, threads, vector))
+                })
+            })
+        };
+        unit("softmax_cluster", &[clusters, mass, cluster], CLUSTERS.into_iter().flat_map(each).collect())
+    }));
+    units
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_rows_take_the_fewest_blocks_that_run_together() {
+        let plan = |scalar, rows, columns, has: &dyn Fn(&str) -> bool| {
+            let plan = softmax(scalar, [rows, columns, 1], false, has).unwrap();
+            let launch = plan.launches[0].clone();
+            assert_eq!(plan.launches.len(), 1);
+            assert_eq!(launch.grid[0] % launch.cluster[0], 0);
+            (launch.symbol, launch.cluster[0], launch.grid[0])
+        };
+        let cases = [
+            (Scalar::F16, 8192, 16_384, "softmax_cluster256_f16_v8", 1),
+            (Scalar::F16, 4194, 32_000, "softmax_cluster512_f16_v8", 1),
+            (Scalar::BF16, 1046, 128_256, "softmax_cluster512_bf16_v8", 4),
+            (Scalar::F32, 523, 128_256, "softmax_cluster512_f32_v4", 8),
+            (Scalar::F32, 512, 262_144, "softmax_cluster1024_f32_v4", 8),
+        ];
+        for (scalar, rows, columns, symbol, blocks) in cases {
+            let planned = plan(scalar, rows, columns, &|_| true);
+            assert_eq!(planned, (symbol.to_owned(), blocks, rows as u32 * blocks), "{rows} x {columns}");
+        }
+        let parts = |rows, columns, has: &dyn Fn(&str) -> bool| plan(Scalar::F16, rows, columns, has).0;
+        assert_eq!(parts(1046, 128_256, &|_| false), "softmax_parts_f16_v8x8");
+        assert_eq!(parts(500, 600_000, &|_| true), "softmax_parts_f16_v8x8", "too long for a cluster");
+        assert_eq!(parts(500, 50_257, &|_| true), "softmax_parts_f16_v1x8", "no whole packs");
+        assert_eq!(parts(8, 128_256, &|_| true), "softmax_parts_f16_v8x2", "too few blocks");
+    }
 }

@@ -8,8 +8,7 @@ use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::provider::ClaimSink;
 use tenon_plugin_api::{Error, GraphView, NodeView, Result, ValueView, ffi};
 
-use crate::constant::Derived;
-use crate::operator::{Decline, Expansion, Lowering, Operator, scalar_of};
+use crate::operator::{Decline, Derived, Expansion, Lowering, Operator, scalar_of};
 use crate::ops;
 use crate::schedule::{Builder, Declared, DeclaredDim, Home, Target, Task, ValueId};
 

@@ -6,19 +6,13 @@ use std::sync::Arc;
 
 use tenon_plugin_api::{Error, GraphView, Result};
 
-use crate::device::Opened;
 use crate::driver::{Mark, Queue, Side};
 use crate::fixed::Results;
+use crate::opened::Opened;
+use crate::operator::Derived;
 
 /// Bytes that are staged at a time.
 const PIECE: usize = 8 << 20;
-
-/// A constant that an operator makes from others when the graph is compiled.
-pub(crate) struct Derived<'a> {
-    pub bytes: usize,
-    /// Writes all bytes.
-    pub fill: Box<dyn FnOnce(&mut [u8]) -> Result<()> + 'a>,
-}
 
 /// Device memory that is given back when it is dropped.
 pub(crate) struct Block {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tenon_plugin_api::{GraphView, Result};
 
 use crate::compile::{Compilation, Compiled};
-use crate::constant::{Block, Constants, Derived};
-use crate::device::Opened;
+use crate::constant::{Block, Constants};
 use crate::executable::GpuExecutable;
+use crate::opened::Opened;
+use crate::operator::Derived;
 use crate::schedule::{Declared, Home, ValueId};
 
 /// Operators whose results differ from run to run.

@@ -7,7 +7,6 @@ use tenon_kernels::gpu::scalar::Scalar;
 use tenon_kernels::gpu::{Chip, Plan};
 use tenon_plugin_api::{DType, Error, NodeView, Result, ValueView};
 
-use crate::constant::Derived;
 use crate::map::Map;
 use crate::schedule::{Builder, Target, ValueId};
 
@@ -44,6 +43,13 @@ pub(crate) trait Operator: Send + Sync {
     fn derived<'a>(&self, _node: NodeView<'a>, _arch: &'a str) -> Vec<Derived<'a>> {
         Vec::new()
     }
+}
+
+/// A constant that an operator makes from others when the graph is compiled.
+pub(crate) struct Derived<'a> {
+    pub bytes: usize,
+    /// Writes all bytes.
+    pub fill: Box<dyn FnOnce(&mut [u8]) -> Result<()> + 'a>,
 }
 
 /// A node on its way to an [`Operator`].
@@ -207,6 +213,11 @@ pub(crate) struct Expansion<'a, 'b> {
 impl<'b> Expansion<'_, 'b> {
     pub fn chip(&self) -> &'b Chip {
         self.builder.target.chip
+    }
+
+    /// Which kernels there are.
+    pub fn has(&self) -> &'b dyn Fn(&str) -> bool {
+        self.builder.target.has
     }
 
     pub fn input(&self, index: usize) -> Result<ValueId> {

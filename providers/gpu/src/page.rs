@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tenon_plugin_api::provider::{KvPool, Stream};
 use tenon_plugin_api::{DType, Error, Result, ffi};
 
-use crate::device::Opened;
 use crate::driver::Side;
+use crate::opened::Opened;
 use crate::stream::GpuStream;
 
 /// Pages `[pages][layers][2][kv_heads][page_tokens][head_size]` in device memory.

@@ -4,8 +4,8 @@ use tenon_kernels::gpu::scalar::Scalar;
 use tenon_kernels::gpu::{Arg, Launch, sampling};
 use tenon_plugin_api::{Error, Result, ffi};
 
-use crate::device::Opened;
 use crate::driver::{Arguments, LaunchConfig};
+use crate::opened::Opened;
 use crate::stream::GpuStream;
 use crate::timeline::Span;
 

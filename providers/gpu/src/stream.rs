@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tenon_plugin_api::provider::{Event, Stream, device_ref};
 use tenon_plugin_api::{MemoryKind, Result, ffi};
 
-use crate::device::{GpuDevice, Opened};
+use crate::device::GpuDevice;
 use crate::driver::{Graph, Mark, Queue, Side};
+use crate::opened::Opened;
 
 /// An in-order queue of a device, and the memory that executables on it compute in.
 pub struct GpuStream {

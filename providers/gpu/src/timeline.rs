@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use tenon_kernels::estimate::Cost;
 use tenon_plugin_api::{Result, TimelineEntry};
 
-use crate::device::Opened;
 use crate::driver::{Mark, Queue};
+use crate::opened::Opened;
 
 /// What is known of a launch beforehand.
 pub(crate) struct Span {

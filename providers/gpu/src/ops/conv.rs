@@ -6,8 +6,7 @@ use tenon_plugin_api::{Error, NodeView, Result};
 use super::Family;
 use super::activation::fused;
 use super::conv_matrix::{self, Filter};
-use crate::constant::Derived;
-use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
+use crate::operator::{Decline, Derived, Expansion, Lowered, Lowering, Operator};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family { domain: "", op_types: &["Conv"], lower: conv },

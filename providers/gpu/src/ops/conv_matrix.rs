@@ -12,9 +12,8 @@ use tenon_plugin_api::{Error, NodeView, Result};
 
 use super::matmul::activation_exprs;
 use super::tensor;
-use crate::constant::Derived;
 use crate::map::{Expr, Leaf, Map, MapInput, class_of};
-use crate::operator::{Decline, Expansion, Lowering, refused};
+use crate::operator::{Decline, Derived, Expansion, Lowering, refused};
 use crate::schedule::ValueId;
 
 /// Multiplications from which matrix units are worth their launches.

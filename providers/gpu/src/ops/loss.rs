@@ -47,7 +47,7 @@ impl Operator for Likelihood {
         if self.has_softmax {
             let given = logs;
             logs = cx.output(1, Scalar::F32, &scores)?;
-            let plan = rows::softmax(Scalar::F32, [*batch, *classes, inner], true);
+            let plan = rows::softmax(Scalar::F32, [*batch, *classes, inner], true, cx.has());
             cx.run(plan, &[Some(logs), Some(given)])?;
         }
         let (classes, weights) = (cx.input(1)?, cx.optional(2));

@@ -10,8 +10,7 @@ use tenon_plugin_api::{Error, NodeView, Result};
 
 use super::axis_of;
 use super::tail::Tail;
-use crate::constant::Derived;
-use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator, refused};
+use crate::operator::{Decline, Derived, Expansion, Lowered, Lowering, Operator, refused};
 use crate::schedule::Target;
 
 /// Inputs of the node, beside the tail's.

@@ -30,6 +30,9 @@ const MOVES: &[&str] = &[
 const CONVERSIONS: &[&str] =
     &["Cast", "CastLike", "QuantizeLinear", "DequantizeLinear", "QuantizedMatMul", "GemmFloat8"];
 
+/// Operators with caches of codes.
+const CACHES: &[&str] = &["GroupQueryAttention", "PagedAttention"];
+
 /// Declines nodes that read or write elements of few bits with kernels that do not know them.
 pub(super) fn check(l: &Lowering<'_>) -> std::result::Result<(), Decline> {
     let (node, op_type) = (l.node, l.node.op_type());
@@ -40,6 +43,7 @@ pub(super) fn check(l: &Lowering<'_>) -> std::result::Result<(), Decline> {
         let is_standard = node.domain().is_empty();
         let is_known = !scalar.is_narrow()
             || CONVERSIONS.contains(&op_type)
+            || CACHES.contains(&op_type)
             || is_standard && VIEWS.contains(&op_type)
             || is_standard && MOVES.contains(&op_type) && !scalar.is_packed();
         if !is_known {

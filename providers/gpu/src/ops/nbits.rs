@@ -6,8 +6,7 @@ use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{DType, Error, NodeView, Result};
 
 use super::Family;
-use crate::constant::Derived;
-use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator, refused};
+use crate::operator::{Decline, Derived, Expansion, Lowered, Lowering, Operator, refused};
 use crate::schedule::Target;
 
 pub(super) const FAMILIES: &[Family] =

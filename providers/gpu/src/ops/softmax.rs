@@ -27,7 +27,8 @@ impl Operator for Softmax {
             Some(_) if self.joins_rest => [outer, volume(&dims[self.axis..]), 1],
             Some(&axis) => [outer, axis, volume(&dims[self.axis + 1..])],
         };
-        cx.run(rows::softmax(scalar, extents, self.is_log), &[Some(output), Some(input)])
+        let plan = rows::softmax(scalar, extents, self.is_log, cx.has());
+        cx.run(plan, &[Some(output), Some(input)])
     }
 }
 

@@ -156,8 +156,10 @@ pub fn driver(folder: &Path) -> Recording {
 pub fn images() -> Images {
     let mut images = Images::new();
     for unit in arch::find(ARCH).and_then(|arch| arch.units()).expect("the units are well formed") {
-        let is_portable = unit.texts.iter().any(|text| text.path == "device/scalar.cu");
-        if is_portable {
+        let is_device = unit.texts.iter().any(|text| text.path == "device/scalar.cu");
+        // Blocks run one after the other.
+        let is_clustered = unit.texts.iter().any(|text| text.path.ends_with("/cluster_primitives.cuh"));
+        if is_device && !is_clustered {
             images.add(unit.kernels.into_iter().map(|kernel| kernel.symbol), || Ok(Vec::new()));
         }
     }

@@ -87,6 +87,10 @@ static inline unsigned wave_xor(unsigned value, int mask) {
 
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline float exp2_normal(float x) { return exp2f(x); }
+static inline void store_words(void *to, unsigned a, unsigned b, unsigned c, unsigned d) {
+    unsigned words[4] = {a, b, c, d};
+    __builtin_memcpy(to, words, 16);
+}
 static inline float maximum(float x, float y) { return x != x || x > y ? x : y; }
 static inline float minimum(float x, float y) { return x != x || x < y ? x : y; }
 

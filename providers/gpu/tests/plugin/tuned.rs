@@ -253,9 +253,57 @@ fn coded(codes: DType, dtype: DType, is_scale_known: bool) -> OwnedGraph {
     graph.build()
 }
 
+/// GroupQueryAttention of one new row over a past of 70 rows of codes.
+fn cached(codes: DType) -> OwnedGraph {
+    let mut graph = GraphBuilder::new();
+    let mut names: Vec<u32> = [("query", 256), ("key", 128), ("value", 128)]
+        .map(|(name, columns)| graph.input(name, DType::F16, Some(&[1, 1, columns])))
+        .to_vec();
+    names.extend(["past_key", "past_value"].map(|name| graph.input(name, codes, Some(&[1, 2, 70, 64]))));
+    names.push(graph.constant("lengths", DType::I32, &[1], &70i32.to_le_bytes()));
+    names.push(graph.constant("total", DType::I32, &[], &71i32.to_le_bytes()));
+    names.extend([tenon_plugin_api::ffi::NO_VALUE; 5]);
+    names.extend(["k_scale", "v_scale"].map(|s| graph.constant(s, DType::F32, &[1], &0.5f32.to_le_bytes())));
+    let outputs = [
+        graph.value("output", DType::F16, Some(&[1, 1, 256])),
+        graph.value("present_key", codes, Some(&[1, 2, 71, 64])),
+        graph.value("present_value", codes, Some(&[1, 2, 71, 64])),
+    ];
+    let node = graph.node("GroupQueryAttention", 1, &names, &outputs);
+    graph.domain(node, "com.microsoft");
+    for (name, heads) in [("num_heads", 4), ("kv_num_heads", 2)] {
+        graph.attribute(node, name, AttributeValue::Int(heads));
+    }
+    for name in ["k_quant_type", "v_quant_type"] {
+        graph.attribute(node, name, AttributeValue::String("PER_TENSOR".into()));
+    }
+    for output in outputs {
+        graph.output(output);
+    }
+    graph.build()
+}
+
+#[test]
+fn caches_of_codes_are_read_by_matrix_units_that_know_them() {
+    let rows = [256, 128, 128].map(|columns| [1, 1, columns]);
+    let past = [1, 2, 70, 64];
+    for (codes, wanted) in
+        [(DType::F8E4M3FN, "attention_decode_f16_e4m3_d64__"), (DType::I8, "attention_plain_coded_f16")]
+    {
+        let inputs = rows.iter().map(|dims| (DType::F16, &dims[..])).chain([(codes, &past[..]); 2]);
+        let symbols = launches_of(&cached(codes), &inputs.collect::<Vec<_>>(), 3);
+        assert!(symbols.iter().any(|symbol| symbol.starts_with(wanted)), "{symbols:?}");
+    }
+}
+
 fn symbols_of(graph: &OwnedGraph, inputs: &[(DType, &[i64])]) -> Vec<String> {
+    launches_of(graph, inputs, 1)
+}
+
+/// The kernels of a graph with so many outputs.
+fn launches_of(graph: &OwnedGraph, inputs: &[(DType, &[i64])], outputs: usize) -> Vec<String> {
     let device = open();
-    let mut session = Session::new(&device, graph, 1);
+    let mut session = Session::new(&device, graph, outputs);
     let zeros: Vec<Raw> = inputs
         .iter()
         .map(|&(dtype, dims)| {

@@ -8,8 +8,7 @@ use tenon_plugin_api::{Error, NodeView, Result};
 use super::super::Family;
 use super::super::conv::{Window, three};
 use super::{Behind, Ending, Factor, Rows, Weight, multiply};
-use crate::constant::Derived;
-use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
+use crate::operator::{Decline, Derived, Expansion, Lowered, Lowering, Operator};
 use crate::schedule::ValueId;
 
 pub(in super::super) const FAMILIES: &[Family] = &[

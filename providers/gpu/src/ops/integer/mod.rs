@@ -14,8 +14,7 @@ use tenon_kernels::gpu::quantize::{Granularity, Linear, Rules, Sharing};
 use tenon_kernels::gpu::scalar::Scalar;
 use tenon_plugin_api::{DType, Error, NodeView, Result};
 
-use crate::constant::Derived;
-use crate::operator::{Decline, Expansion, Lowering};
+use crate::operator::{Decline, Derived, Expansion, Lowering};
 use crate::schedule::ValueId;
 
 /// What is taken from unsigned elements to make them signed.

@@ -7,8 +7,7 @@ use super::super::Family;
 use super::super::extents::Extents;
 use super::super::tail::Tail;
 use super::{Behind, Dynamic, Ending, Factor, Rows, Weight, multiply};
-use crate::constant::Derived;
-use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
+use crate::operator::{Decline, Derived, Expansion, Lowered, Lowering, Operator};
 use crate::schedule::ValueId;
 
 pub(in super::super) const FAMILIES: &[Family] = &[

@@ -16,9 +16,8 @@ use super::super::integer::product::Product;
 use super::super::integer::{Rows, Weight};
 use super::super::tail::{Tail, Within};
 use super::{A_SCALE, A_ZERO, B_SCALE, B_ZERO, scales_lie_across};
-use crate::constant::Derived;
 use crate::map::{Expr, Leaf, Map, MapInput};
-use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator};
+use crate::operator::{Decline, Derived, Expansion, Lowered, Lowering, Operator};
 use crate::schedule::{Target, ValueId};
 
 pub(in super::super) const FAMILIES: &[Family] =

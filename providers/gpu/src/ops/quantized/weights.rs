@@ -11,8 +11,7 @@ use super::super::extents::Extents;
 use super::super::quantize::granularity;
 use super::super::tail::Tail;
 use super::{B_SCALE, B_ZERO};
-use crate::constant::Derived;
-use crate::operator::{Decline, Expansion, Lowered, Lowering, Operator, refused};
+use crate::operator::{Decline, Derived, Expansion, Lowered, Lowering, Operator, refused};
 use crate::schedule::Target;
 
 struct Packed {
