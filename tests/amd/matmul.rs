@@ -352,6 +352,40 @@ fn the_planners_choice_serves_any_shape() {
     }
 }
 
+/// Rows of K of operands that go straight into LDS transposed: extents of any remainder, parts of K, gaps, batches.
+#[test]
+fn transposed_operands_of_random_shapes_agree_with_the_reference() {
+    let mut random = fastrand::Rng::with_seed(29);
+    for machine in Machine::all() {
+        let arch = machine.family.name;
+        for candidate in &mfma::table(arch).expect("the table is embedded").candidates {
+            let base = candidate.params;
+            for &kind in candidate.kinds.iter().filter(|kind| kind.layout != Layout::NT) {
+                if !base.schedule.is_direct() {
+                    continue;
+                }
+                for _ in 0..2 {
+                    let [m, n] = [base.bm, base.columns()].map(|tile| random.usize(1..tile as usize + 40));
+                    let steps = random.u32(1..5);
+                    let k = (steps * base.bk(kind)) as usize - random.usize(..base.bk(kind) as usize);
+                    let mut problem = problem(kind, [m, n, k], random.usize(1..3), random.usize(..4));
+                    let mut params = mfma::Params { group: random.u32(1..4), ..base };
+                    if base.is_gated {
+                        problem.epilogue = gated(Activation::GeluTanh);
+                    } else if kind.output != Output::I32 {
+                        params.splits = random.u32(1..=steps.min(3));
+                        problem.epilogue = full_epilogue(&problem, Activation::Silu);
+                    }
+                    let what = format!("{} {m}x{n}x{k} of {problem:?} on {arch}", params.symbol(arch, kind));
+                    let plan = mfma::plan(arch, &problem, &params, &machine.chip())
+                        .unwrap_or_else(|error| panic!("{what}: {error}"));
+                    run(&machine, &what, &problem, &plan).unwrap_or_else(|error| panic!("{what}: {error}"));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn the_planners_choice_serves_gated_layers_of_any_shape() {
     for machine in Machine::all() {
@@ -393,15 +427,25 @@ fn every_order_of_tiles_computes_every_tile() {
 /// planner's step are those of the machine code.
 #[test]
 fn main_loops_have_no_bank_conflicts_and_the_planned_counts() {
+    let kinds = ["bf16_bf16_bf16_nt", "bf16_bf16_bf16_nn", "bf16_bf16_bf16_tn", "bf16_bf16_bf16_tt"];
+    let kinds = kinds.into_iter().chain(["e4m3_e4m3_bf16_nn", "s8_s8_i32_nn"]);
+    let kinds: Vec<Kind> = kinds.map(|name| Kind::parse(name).expect("a kind")).collect();
     for mut machine in Machine::all() {
         machine.options.bank_conflicts = true;
         let arch = machine.family.name;
-        let kind = Kind::parse("bf16_bf16_bf16_nt").expect("a kind");
-        for candidate in &mfma::table(arch).expect("the table is embedded").candidates {
+        let candidates = &mfma::table(arch).expect("the table is embedded").candidates;
+        for (candidate, &kind) in
+            candidates.iter().flat_map(|candidate| kinds.iter().map(move |k| (candidate, k)))
+        {
             let params = candidate.params;
-            // The waves of a stream take steps in turn: no step is one wave's.
-            let is_stream = params.schedule == mfma::Schedule::Stream;
-            if !candidate.kinds.contains(&kind) || is_stream || params.is_gated {
+            // The waves of a stream take steps in turn: no step is one wave's. Transposed in registers, rows are written in
+            // blocks that meet in banks.
+            let is_meant = match params.schedule {
+                mfma::Schedule::Stream => false,
+                mfma::Schedule::Staged => kind.layout == Layout::NT,
+                _ => true,
+            };
+            if !candidate.kinds.contains(&kind) || !is_meant || params.is_gated {
                 continue;
             }
             let [m, n] = [params.bm as usize, params.bn as usize];

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tenon_emulator::Mutation;
-use tenon_kernels::gpu::matmul::{Activation, Kind, mfma};
+use tenon_kernels::gpu::matmul::{Activation, Kind, Output, mfma};
 
 use crate::harness::Machine;
 use crate::matmul::{full_epilogue, odd_depth, problem, run};
@@ -15,6 +15,7 @@ struct Mistake {
     schedule: mfma::Schedule,
     kind: Kind,
     stages: Option<u32>,
+    phases: Option<u32>,
     what: String,
     from: String,
     to: String,
@@ -25,10 +26,13 @@ fn mistakes() -> Vec<Mistake> {
     let rows = rows["mistake"].as_array().expect("rows of mistakes");
     let text =
         |row: &toml::Value, key: &str| row.get(key).map(|text| text.as_str().expect("a text").to_owned());
+    let number =
+        |row: &toml::Value, key: &str| row.get(key).map(|value| value.as_integer().expect("a number") as u32);
     let read = |row: &toml::Value| Mistake {
         schedule: schedule(&text(row, "schedule").expect("each has one")),
         kind: Kind::parse(text(row, "kind").as_deref().unwrap_or(PLAIN)).expect("a kind"),
-        stages: row.get("stages").map(|stages| stages.as_integer().expect("a number") as u32),
+        stages: number(row, "stages"),
+        phases: number(row, "phases"),
         what: text(row, "what").expect("each has one"),
         from: text(row, "from").expect("each has one"),
         to: text(row, "to").expect("each has one"),
@@ -45,24 +49,26 @@ fn schedule(name: &str) -> mfma::Schedule {
 fn is_noticed(machine: &Machine, params: &mfma::Params, kind: Kind) -> bool {
     let shape = [params.bm as usize + 3, params.bn as usize + 5, odd_depth(kind, params)];
     let mut problem = problem(kind, shape, 1, 2);
-    problem.epilogue = full_epilogue(&problem, Activation::Relu);
+    if kind.output != Output::I32 {
+        problem.epilogue = full_epilogue(&problem, Activation::Relu);
+    }
     let plan = mfma::plan(machine.family.name, &problem, params, &machine.chip()).expect("a plan");
     let outcome = catch_unwind(AssertUnwindSafe(|| run(machine, "a mistake", &problem, &plan)));
     !matches!(outcome, Ok(Ok(_)))
 }
 
-/// The first candidate of a schedule for a kind, of these stages where they matter.
+/// The first candidate of a schedule for a kind that `is_meant` holds of.
 fn candidate(
     machine: &Machine,
     schedule: mfma::Schedule,
     kind: Kind,
-    stages: Option<u32>,
+    is_meant: impl Fn(&mfma::Params) -> bool,
 ) -> Option<mfma::Params> {
     let table = mfma::table(machine.family.name).expect("the table is embedded");
     let usable = table.candidates.iter().filter(|candidate| candidate.kinds.contains(&kind));
     usable
         .map(|candidate| candidate.params)
-        .find(|params| params.schedule == schedule && stages.is_none_or(|stages| params.stages == stages))
+        .find(|params| params.schedule == schedule && !params.is_gated && is_meant(params))
 }
 
 /// Plants every mistake of the kinds that `is_meant` names.
@@ -75,7 +81,11 @@ fn plant(is_meant: impl Fn(Kind) -> bool) {
         for (mistake, planted) in mistakes.iter().zip(&mut planted) {
             let Mistake { schedule, kind, what, from, to, .. } = mistake;
             let mut machine = Machine::new(family).expect("there was one before");
-            let Some(params) = candidate(&machine, *schedule, *kind, mistake.stages) else { continue };
+            let is_meant = |params: &mfma::Params| {
+                mistake.stages.is_none_or(|stages| params.stages == stages)
+                    && mistake.phases.is_none_or(|phases| params.phases == phases)
+            };
+            let Some(params) = candidate(&machine, *schedule, *kind, is_meant) else { continue };
             let symbol = params.symbol(family.name, *kind);
             if !sound.contains(&symbol) {
                 assert!(!is_noticed(&machine, &params, *kind), "{symbol} without a mistake");
@@ -102,22 +112,31 @@ fn every_mistake_with_block_scales_is_noticed() {
     plant(|kind| kind.input.has_blocks());
 }
 
-/// Ignored waits and barriers of the machine, and other layouts of its matrix instructions.
+/// Ignored waits and barriers of the machine, other layouts of its matrix instructions, and reads and exchanges that leave
+/// transposed operands as they are.
 #[test]
 fn a_machine_with_faults_computes_no_product() {
-    let kind = Kind::parse(PLAIN).expect("a kind");
-    for fault in [Mutation::BarrierIgnored, Mutation::WaitIgnored, Mutation::RowOrder, Mutation::OperandOrder]
-    {
-        for mut machine in Machine::all() {
-            machine.options.mutation = Some(fault);
-            for schedule in mfma::Schedule::ALL {
-                let Some(params) = candidate(&machine, schedule, kind, None) else { continue };
-                assert!(
-                    is_noticed(&machine, &params, kind),
-                    "{fault:?}, {} on {}",
-                    schedule.name(),
-                    machine.family.name
-                );
+    use Mutation::{BarrierIgnored, OperandOrder, RowOrder, SwapIgnored, TransposeIgnored, WaitIgnored};
+    let every: &[Mutation] = &[BarrierIgnored, WaitIgnored, RowOrder, OperandOrder];
+    let transposed: &[Mutation] = &[BarrierIgnored, WaitIgnored, TransposeIgnored, SwapIgnored];
+    let cases = [
+        (PLAIN, every),
+        ("f16_f16_f16_nn", transposed),
+        ("bf16_bf16_bf16_tn", transposed),
+        ("e4m3_e4m3_bf16_nn", transposed),
+    ];
+    for mut machine in Machine::all() {
+        for (name, faults) in cases {
+            let kind = Kind::parse(name).expect("a kind");
+            for (schedule, phases) in mfma::Schedule::ALL.into_iter().flat_map(|s| [2, 4].map(|p| (s, p))) {
+                let found = candidate(&machine, schedule, kind, |params| params.phases == phases);
+                // Transposed in registers, operands are read and exchanged as others are.
+                let Some(params) = found.filter(|_| name == PLAIN || schedule.is_direct()) else { continue };
+                for &fault in faults {
+                    machine.options.mutation = Some(fault);
+                    let symbol = params.symbol(machine.family.name, kind);
+                    assert!(is_noticed(&machine, &params, kind), "{fault:?}, {symbol}");
+                }
             }
         }
     }

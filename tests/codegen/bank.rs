@@ -127,6 +127,22 @@ fn the_swizzle_of_products_and_keys_has_no_conflicts_and_others_do() {
 }
 
 #[test]
+fn transposing_reads_have_no_conflicts_and_those_of_unturned_rows_do() {
+    for bytes in [1, 2] {
+        for (tile, index, half) in [(0, 0, 0), (1, 1, 0), (3, 0, 1), (5, 1, 1)] {
+            let read = |lane: usize| swizzle::transposed_address(bytes, tile, index, half, lane as u32);
+            assert_eq!(conflicts(true, Access::Read(8), read), 0, "{bytes} bytes, tile {tile}");
+            let unturned = |lane: usize| {
+                let address = read(lane);
+                let k = address / swizzle::ROW_BYTES % (swizzle::ROW_BYTES / bytes);
+                address ^ swizzle::turn(bytes, k) << 4
+            };
+            assert!(conflicts(true, Access::Read(8), unturned) > 0, "{bytes} bytes, tile {tile}");
+        }
+    }
+}
+
+#[test]
 fn a_swizzle_of_one_family_is_not_that_of_the_other() {
     let swapped = |is_cdna4: bool| {
         let shift = swizzle::shift(!is_cdna4);

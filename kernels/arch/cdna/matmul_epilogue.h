@@ -2,8 +2,8 @@
 //!
 //! A lane holds, of rows lane % MMA of its wave's tiles, runs of eight neighbouring columns:
 //!
-//!   MMA 16   run e is tiles 2 e and 2 e + 1, from column 32 e + 8 (lane / 16)
-//!   MMA 32   run e is half of tile e / 2, from column 16 e + 8 (lane / 32)
+//!   MMA 16   run e is tiles 2 e and 2 e + 1, from column 32 e + `lane_column`
+//!   MMA 32   run e is half of tile e / 2, from column 16 e + `lane_column`
 
 typedef vec<float, MMA * MMA / 64> FloatAcc;
 typedef FloatAcc Sums[kTilesM][kTilesN];
@@ -16,13 +16,20 @@ constexpr u32 kRuns = GATED ? kSumRuns / 2 : kSumRuns, kWaveColumns = kHalfN * M
 /// First column of run `e` behind a lane's first one.
 DEVICE i32 run_column(u32 e) { return (i32)(e / kHalfRuns * (BN / HALVES) + e % kHalfRuns * kRunPitch); }
 
+/// First column of a lane's runs.
+DEVICE i32 lane_column(u32 lane) {
+    // As `gather_columns` leaves them.
+    if (kHasPlainColumns) return (i32)(lane / 16 % 2 * 16 + lane / 32 * 8);
+    return (i32)(lane / MMA * 8);
+}
+
 /// Rows and columns of D of a lane.
 struct Place {
     i32 first_row, first_col;
     static MEMBER Place of(const Tile& tile) {
         const u32 lane = lane_id(), wave = wave_id();
         return {tile.row + (i32)(wave / WAVES_N * (kHalfM * MMA) + lane % MMA),
-                tile.col + (i32)(wave % WAVES_N * kWaveColumns + lane / MMA * 8)};
+                tile.col + (i32)(wave % WAVES_N * kWaveColumns) + lane_column(lane)};
     }
     MEMBER i32 row(u32 i) const { return first_row + (i32)(i / kHalfM * (BM / HALVES) + i % kHalfM * MMA); }
 };

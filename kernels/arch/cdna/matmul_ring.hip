@@ -13,7 +13,6 @@ static_assert(HALVES == 1 && STAGES >= 2 && STAGES * kSteps % 2 == 0, "pieces ar
 static_assert(SHARED_BYTES == STAGES * (kStageA + kStageB + kStageScales), "the planner counts LDS otherwise");
 static_assert(kScalesA % kScaleLoad == 0 && kScalesB % kScaleLoad == 0, "a wave loads scales of one operand");
 static_assert(!GATED || kWaves == 4, "a load has rows of one matrix");
-static_assert(kHasDirectLoads && !A_TRANSPOSED && !B_TRANSPOSED, "rows along K go straight into LDS");
 
 /// Loads of 16 bytes a lane for an operand's tile.
 constexpr u32 kLoadsA = kStageA / (kThreads * 16), kLoadsB = kStageB / (kThreads * 16);
@@ -27,10 +26,11 @@ constexpr u32 kTiles = kTilesM * kTilesN, kScaleReads = kHasBlocks ? kUnitsM + k
 constexpr u32 kReads = (kTilesM + kTilesN) * kPieces + kScaleReads;
 
 struct Loop {
-    Stream<kLoadsA> a;
-    Stream<kLoadsB> b;
+    Stream<kLoadsA, A_TRANSPOSED> a;
+    Stream<kLoadsB, B_TRANSPOSED> b;
     Scales scales;
-    Reader read_a, read_b;
+    ReaderA read_a;
+    ReaderB read_b;
     /// LDS address of the wave's first direct load.
     u32 target;
     u64 up_shift;
@@ -45,7 +45,7 @@ struct Loop {
             scales.template load<STAGE, I - kLoadsA - kLoadsB>();
         } else {
             load_to_lds<kOffsetB + STAGE * kStageB + (I - kLoadsA) * kThreads * 16>(
-                b.descriptor(GATED && (I - kLoadsA) % 2 ? up_shift : 0), b.offsets[I - kLoadsA], target);
+                b.descriptor(is_up_load(I - kLoadsA, kLoadsB) ? up_shift : 0), b.offsets[I - kLoadsA], target);
         }
     }
     template <u32 STAGE, u32 I = 0> MEMBER void load_step() {
@@ -70,10 +70,10 @@ struct Loop {
             a_scales[SET][I - kUnitsN] = Scales::part<STAGE * kStageScales + (I - kUnitsN) * kUnitScales>(scales.at_a, PART);
         } else if constexpr (kTile < kTilesN) {
             b_pieces[SET][kTile][kPiece] =
-                read_b.template piece<STAGE * kStageB + kTile * MMA * kRowBytes>(PART * kPieces + kPiece);
+                read_b.template piece<STAGE * kStageB, kTile>(PART * kPieces + kPiece);
         } else {
             a_pieces[SET][kTile - kTilesN][kPiece] =
-                read_a.template piece<STAGE * kStageA + (kTile - kTilesN) * MMA * kRowBytes>(PART * kPieces + kPiece);
+                read_a.template piece<STAGE * kStageA, kTile - kTilesN>(PART * kPieces + kPiece);
         }
     }
     template <u32 STAGE, u32 PART, u32 SET, u32 I = 0> MEMBER void read_part() {
@@ -185,18 +185,19 @@ KERNEL_ARGUMENTS {
     const Tile tile = tile_at(problem, blockIdx.x);
     const u32 wave = wave_id();
     Loop loop;
-    loop.a.template start<false>(a + tile.batch / problem.a_share * problem.a_batch, tile.row, problem.a_row,
-                                 problem.m - tile.row, problem.k, tile);
-    loop.b.template start<false>(b + tile.batch / problem.b_share * problem.b_batch, tile.col, problem.b_row,
-                                 problem.n - tile.col, problem.k, tile);
+    loop.a.start(a + tile.batch / problem.a_share * problem.a_batch, tile.row, problem.a_row,
+                 problem.m - tile.row, problem.k, tile);
+    loop.b.start(b + tile.batch / problem.b_share * problem.b_batch, tile.col, problem.b_row,
+                 problem.n - tile.col, problem.k, tile);
     set_direct_offsets<false>(loop.a, problem.a_row);
     set_direct_offsets<true>(loop.b, problem.b_row);
     loop.up_shift = shift_between(b, up);
     loop.scales.start(a_blocks, b_blocks, problem, tile, lds);
-    loop.read_a = Reader::of(lds, wave / WAVES_N * (kTilesM * MMA));
-    loop.read_b = Reader::of(lds + kOffsetB, wave % WAVES_N * (kTilesN * MMA));
+    loop.read_a = ReaderA::of(lds, wave / WAVES_N * kTilesM);
+    loop.read_b = ReaderB::of(lds + kOffsetB, wave % WAVES_N * kRunN);
     loop.target = lds_address(lds) + wave * 1024;
     clear(loop.acc);
-    loop.run(whole_steps(problem, tile), rest_bytes(problem, tile));
+    loop.run(scalar(whole_steps(problem, tile)), (i32)scalar(rest_bytes(problem, tile)));
+    gather_columns(loop.acc);
     write_tile(loop.acc, {d, bias, residual, m_scale, n_scale}, problem, tile, {parts, arrivals}, lds);
 }

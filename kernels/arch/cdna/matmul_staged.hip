@@ -30,12 +30,12 @@ template <bool IS_B, bool TRANSPOSED, u32 PIECES> struct Carrier {
     /// Bytes from the gate to what it lets through, where this wave's loads, or every other one, are of that.
     static constexpr bool kTakesTurns = GATED && IS_B && !TRANSPOSED && kWaves == 4;
     static_assert(!GATED || kWaves == 4 || kWaves == 8, "a load of a wave has rows of one matrix");
-    Stream<kLoads> stream;
+    Stream<kLoads, TRANSPOSED> stream;
     u64 up_shift;
     u32 words[kLoads][kLoadBytes / 4];
 
     MEMBER void start(const In* matrix, i32 first, i64 row_stride, i32 extent, i32 k, const Tile& tile, u64 shift = 0) {
-        stream.template start<TRANSPOSED>(matrix, first, row_stride, extent, k, tile);
+        stream.start(matrix, first, row_stride, extent, k, tile);
         const u32 first_row = wave_id() * 8 * (TRANSPOSED ? PIECES : 1);
         up_shift = kTakesTurns || is_up(first_row) ? shift : 0;
         const u32 stride = (u32)(row_stride * sizeof(In));

@@ -25,7 +25,7 @@ template <u32 TILES> struct Rows {
     template <bool IS_B> MEMBER void start(const In* matrix, i32 first, i64 row_stride, i32 extent, i32 k, const Tile& tile, u32 wave) {
         Tile own = tile;
         own.first = min(tile.first + wave, tile.end - 1);
-        stream.template start<false>(matrix, first, row_stride, extent, k, own);
+        stream.start(matrix, first, row_stride, extent, k, own);
         stream.left = (i32)((tile.end - tile.first + K_WAVES - 1 - wave) / K_WAVES);
         if (stream.left <= 0) stream.valid = 0;
         stream.step_bytes = kRowBytes * K_WAVES;

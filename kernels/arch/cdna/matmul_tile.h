@@ -6,10 +6,11 @@
 //!
 //! Definitions from the planner (`kernels/src/gpu/matmul/mfma`): SYMBOL; IN and OUT, element types; BM, BN, WAVES_M, WAVES_N;
 //! MMA, rows and columns of a matrix instruction; STAGES of LDS; HALVES; A_TRANSPOSED, B_TRANSPOSED: rows of the operand
-//! in memory run along M or N and not along K; SWIZZLE_SHIFT; SHARED_BYTES; GATED: two matrices of B's shape are multiplied,
-//! `b`, the gate, and `up`, and a tile has BN / 2 columns of D.
+//! in memory run along M or N and not along K; DIRECT: operands go straight from memory into LDS; SWIZZLE_SHIFT;
+//! SHARED_BYTES; GATED: two matrices of B's shape are multiplied, `b`, the gate, and `up`, and a tile has BN / 2 columns of D.
 //!
-//! LDS holds an operand's tile as rows of 128 bytes along K, eight pieces of 16 bytes. Row r has piece p at place
+//! LDS holds an operand's tile as rows of 128 bytes along K, eight pieces of 16 bytes (one that goes straight there and is
+//! transposed lies as `matmul_direct.h` says). Row r has piece p at place
 //! p ^ (r >> SWIZZLE_SHIFT & 7), so that neither writes of rows nor reads of columns meet in a bank:
 //!
 //!   row 0   0 1 2 3 4 5 6 7          A   STAGES x BM rows, from 0
@@ -49,6 +50,10 @@ constexpr u32 kOffsetB = STAGES * kStageA;
 static_assert(kHalfM * MMA * WAVES_M * HALVES == BM && kHalfN * MMA * WAVES_N * HALVES == BN, "whole tiles");
 static_assert(BN / HALVES / WAVES_N % 32 == 0, "a lane's columns come in eights");
 static_assert(MMA == 16 || MMA == 32, "matrix instructions");
+
+constexpr bool kHasTransposed = A_TRANSPOSED || B_TRANSPOSED;
+/// Columns of B lie in LDS, and in the matrix units' results, as they lie in memory, and not as `column_of` says.
+constexpr bool kHasPlainColumns = DIRECT && B_TRANSPOSED;
 
 /// What one launch computes. Strides in elements.
 struct Problem {
@@ -180,30 +185,44 @@ DEVICE u32x4 in_depth(u32x4 piece, u32 i, i32 left) {
     return first_bytes(piece, left - (i32)(i * kLanesK + lane_id() / MMA) * 16);
 }
 
-/// An operand in memory as a buffer that moves along K. `LOADS`: loads of 16 bytes a lane for one step.
-template <u32 LOADS> struct Stream {
+/// Bytes to an operand's end: rows along K are seen from a tile's first one on, all of K's rows from the first one on.
+template <bool TRANSPOSED> struct Extent { typedef u32 Bytes; };
+template <> struct Extent<true> { typedef u64 Bytes; };
+
+/// An operand in memory as a buffer that moves along K, over rows (with K along them) or, `TRANSPOSED`, over rows along M
+/// or N. `LOADS`: loads of 16 bytes a lane for one step.
+template <u32 LOADS, bool TRANSPOSED = false> struct Stream {
+    typedef typename Extent<TRANSPOSED>::Bytes Bytes;
+    static constexpr u32 kMost = 0xfffffff0;
     u64 base;
     /// Bytes from the base to the operand's end, and those that loads may see.
-    u32 records, valid;
+    Bytes records;
+    u32 valid;
     /// Steps not yet loaded, the current one included; behind the last one loads give 0 and cost no memory.
     i32 left;
     u32 step_bytes;
     u32 offsets[LOADS];
 
-    /// A stream over rows (with K along them) or, `kTransposed`, over rows along M or N. `extent`: of M or N from `base` on.
-    template <bool kTransposed>
+    /// `extent`: of M or N from `first` on.
     MEMBER void start(const In* matrix, u64 first, i64 row_stride, i32 extent, i32 k, const Tile& tile) {
         const u64 stride = (u64)row_stride * sizeof(In);
-        const u64 skip = kTransposed ? first * sizeof(In) + tile.first * kDepth * stride
-                                     : first * stride + tile.first * kRowBytes;
-        const u64 rows = kTransposed ? k : (u32)extent, columns = kTransposed ? (u32)extent : k;
-        const u64 all = (rows - 1) * stride + columns * sizeof(In) - tile.first * (kTransposed ? kDepth * stride : kRowBytes);
-        records = uniform(all > 0xfffffff0 ? 0xfffffff0u : ((u32)all + 3) & ~3u);
-        step_bytes = kTransposed ? uniform((u32)(kDepth * stride)) : kRowBytes;
+        const u64 skip = TRANSPOSED ? first * sizeof(In) + tile.first * kDepth * stride
+                                    : first * stride + tile.first * kRowBytes;
+        const u64 rows = TRANSPOSED ? k : (u32)extent, columns = TRANSPOSED ? (u32)extent : k;
+        const u64 all = (rows - 1) * stride + columns * sizeof(In) - tile.first * (TRANSPOSED ? kDepth * stride : kRowBytes);
+        const u64 words = (all + 3) & ~(u64)3;
+        if constexpr (TRANSPOSED) records = same_in_lanes(words);
+        else records = uniform(words > kMost ? kMost : (u32)words);
+        step_bytes = TRANSPOSED ? uniform((u32)(kDepth * stride)) : kRowBytes;
         left = (i32)(tile.end - tile.first);
-        base = (u64)matrix + skip;
-        base = (u64)uniform((u32)base) | (u64)uniform((u32)(base >> 32)) << 32;
-        valid = left > 0 ? records : 0;
+        base = same_in_lanes((u64)matrix + skip);
+        see();
+    }
+    static MEMBER u64 same_in_lanes(u64 v) { return (u64)uniform((u32)v) | (u64)uniform((u32)(v >> 32)) << 32; }
+    MEMBER void see() {
+        u32 seen = (u32)records;
+        if constexpr (TRANSPOSED) seen = records >> 32 != 0 ? kMost : seen;
+        valid = left > 0 ? seen : 0;
     }
     /// Put together where it is used: as one value the compiler may keep it where loads cannot read it.
     /// `shift`: bytes from the matrix to another of its shape.
@@ -214,21 +233,9 @@ template <u32 LOADS> struct Stream {
         base += step_bytes;
         records -= step_bytes;
         left--;
-        valid = left > 0 ? records : 0;
+        see();
     }
 };
-
-/// Direct loads of a stream: load `i` fills LDS rows 8 (i kWaves + wave) .. + 8 of the operand's tile.
-template <bool kIsB, u32 LOADS> DEVICE void set_direct_offsets(Stream<LOADS>& stream, i64 row_stride) {
-    const u32 lane = lane_id(), wave = wave_id();
-#pragma unroll
-    for (u32 i = 0; i < LOADS; i++) {
-        const u32 row = (i * kWaves + wave) * 8 + lane / 8;
-        const u32 piece = lane % 8 ^ (row >> SWIZZLE_SHIFT & 7);
-        stream.offsets[i] = (kIsB ? column_at(row) : row) * (u32)(row_stride * sizeof(In)) + piece * 16;
-        keep(stream.offsets[i]);
-    }
-}
 
 template <class T> DEVICE void clear(T (&acc)[kTilesM][kTilesN]) {
 #pragma unroll

@@ -97,3 +97,14 @@ DEVICE u32x2 lds_read_transposed16(Lds p) {
     typedef vec<short, 4> s16x4;
     return __builtin_bit_cast(u32x2, __builtin_amdgcn_ds_read_tr16_b64_v4i16((LOCAL s16x4*)p));
 }
+/// For eight 8-bit elements: of each 16 lanes' 8 x 16 tile, whose rows the addresses name by halves, column lane % 16.
+DEVICE u32x2 lds_read_transposed8(Lds p) {
+    typedef vec<i32, 2> i32x2;
+    return __builtin_bit_cast(u32x2, __builtin_amdgcn_ds_read_tr8_b64_v2i32((LOCAL i32x2*)p));
+}
+
+/// Of every 32 lanes, `a` of the upper 16 and `b` of the lower 16 change places.
+DEVICE void swap_rows(u32& a, u32& b) {
+    const auto pair = __builtin_amdgcn_permlane16_swap(a, b, false, false);
+    a = pair[0], b = pair[1];
+}

@@ -136,7 +136,8 @@ fn problems(args: &Args) -> Result<Vec<Problem>> {
         match shape.as_str() {
             "llm" => {
                 for m in LLM_TOKENS {
-                    problems.extend(LLM_LAYERS.map(|[n, k]| Problem::Matmul { m, n, k, dtype: args.dtype }));
+                    let (layout, dtype) = (Layout::NT, args.dtype);
+                    problems.extend(LLM_LAYERS.map(|[n, k]| Problem::Matmul { m, n, k, layout, dtype }));
                 }
             }
             "square" => problems.extend(Problem::usual(Operator::Matmul, args.dtype)),

@@ -129,7 +129,7 @@ pub struct Operands {
 impl Operands {
     /// Random ones for a problem.
     pub fn random(problem: &Problem, layout: Layout, machine: &Machine) -> Result<Self> {
-        let Problem::Matmul { m, n, k, dtype } = *problem else { bail!("only products are measured") };
+        let Problem::Matmul { m, n, k, dtype, .. } = *problem else { bail!("only products are measured") };
         let dtype = match dtype {
             Dtype::Bf16 => DType::BF16,
             Dtype::F16 => DType::F16,

@@ -18,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   roofline --chip mi355x                                    every operator at its usual shapes
   roofline --chip mi355x --shape 8192x8192x8192 --explain   where the time of one product goes
+  roofline --chip mi355x --shape 8192x8192x8192:nn          weights in rows of N
   roofline --chip mi300x --operator matmul --dtype e4m3 --llm
   roofline --chip mi355x --operator attention --shape 16x64/8x4096x4096x128:causal
   roofline --chip h100 --measured                           rows of the tables: ours, the vendor's, the model's

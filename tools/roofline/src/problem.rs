@@ -11,7 +11,7 @@ use tenon_kernels::gpu::pipeline::attention::Shape as Attention;
 /// Kinds of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Operator {
-    /// C[M,N] = A[M,K] B[N,K], as a linear layer: --shape MxNxK
+    /// C[M,N] = A[M,K] B[N,K], as a linear layer: --shape MxNxK, with :nn for B[K,N], :tn and :tt for A[K,M]
     Matmul,
     /// softmax(Q K) V: --shape BATCHxHEADS/KV_HEADSxROWSxKEYSxHEAD, with :causal
     Attention,
@@ -81,7 +81,7 @@ impl Dtype {
 /// What a kernel is to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Problem {
-    Matmul { m: usize, n: usize, k: usize, dtype: Dtype },
+    Matmul { m: usize, n: usize, k: usize, layout: Layout, dtype: Dtype },
     Attention { shape: Attention, dtype: Dtype },
     Cast { elements: usize, dtype: Dtype },
     Norm { rows: usize, columns: usize, dtype: Dtype },
@@ -105,8 +105,16 @@ impl Problem {
         };
         let problem = match operator {
             Operator::Matmul => {
-                let [m, n, k] = numbers(shape)?[..] else { bail!("--shape {shape}: a product is MxNxK") };
-                Problem::Matmul { m, n, k, dtype }
+                let (extents, layout) = shape.split_once(':').unwrap_or((shape, Layout::NT.name()));
+                let known = [false, true]
+                    .map(|a| [false, true].map(|b| Layout { is_a_transposed: a, is_b_transposed: b }));
+                let layout = known.into_iter().flatten().find(|known| known.name() == layout);
+                let layout =
+                    layout.with_context(|| format!("--shape {shape}: the layout is nt, nn, tn or tt"))?;
+                let [m, n, k] = numbers(extents)?[..] else {
+                    bail!("--shape {shape}: a product is MxNxK, with the layout if it is not nt")
+                };
+                Problem::Matmul { m, n, k, layout, dtype }
             }
             Operator::Attention => {
                 let (extents, mask) = shape.split_once(':').unwrap_or((shape, "full"));
@@ -129,6 +137,7 @@ impl Problem {
                     head_v: head,
                     is_causal: mask == "causal",
                     bits: 16,
+                    coded: None,
                 };
                 Problem::Attention { shape, dtype }
             }
@@ -159,12 +168,14 @@ impl Problem {
                 head_v: head,
                 is_causal,
                 bits: 16,
+                coded: None,
             },
             dtype,
         };
         match operator {
             Operator::Matmul => {
-                [1024, 2048, 4096, 8192, 16384].map(|e| Problem::Matmul { m: e, n: e, k: e, dtype }).to_vec()
+                let square = |e| Problem::Matmul { m: e, n: e, k: e, layout: Layout::NT, dtype };
+                [1024, 2048, 4096, 8192, 16384].map(square).to_vec()
             }
             Operator::Attention => {
                 let mut problems = Vec::new();
@@ -183,7 +194,8 @@ impl Problem {
 
     /// The linear layers of an 8-billion-parameter llama at 1 to 4096 tokens.
     pub fn llm(dtype: Dtype) -> Vec<Self> {
-        let layers = |m: usize| LLM_LAYERS.map(|[n, k]| Problem::Matmul { m, n, k, dtype });
+        let layers =
+            |m: usize| LLM_LAYERS.map(|[n, k]| Problem::Matmul { m, n, k, layout: Layout::NT, dtype });
         LLM_TOKENS.into_iter().flat_map(layers).collect()
     }
 
@@ -249,14 +261,15 @@ impl Problem {
         }))
     }
 
-    /// The planner's form of a product with constant weights `N x K`.
+    /// The planner's form of a product with constant weights.
     pub fn product(&self) -> Option<Product> {
-        self.product_in(Layout::NT)
+        let Problem::Matmul { layout, .. } = *self else { return None };
+        self.product_in(layout)
     }
 
     /// The planner's form of a product with constant weights in a layout.
     pub fn product_in(&self, layout: Layout) -> Option<Product> {
-        let Problem::Matmul { m, n, k, dtype } = *self else { return None };
+        let Problem::Matmul { m, n, k, dtype, .. } = *self else { return None };
         let stored = k / dtype.kind().input.values();
         Some(Product {
             kind: Kind { layout, ..dtype.kind() },
@@ -264,7 +277,7 @@ impl Problem {
             n,
             k,
             batches: 1,
-            a: Matrix::packed(stored),
+            a: Matrix::packed(if layout.is_a_transposed { m } else { stored }),
             b: Matrix::constant(if layout.is_b_transposed { stored } else { n }),
             d: Matrix::packed(n),
             epilogue: Epilogue::default(),
@@ -286,7 +299,8 @@ impl fmt::Display for Operator {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Problem::Matmul { m, n, k, .. } => write!(f, "{m}x{n}x{k}"),
+            Problem::Matmul { m, n, k, layout: Layout::NT, .. } => write!(f, "{m}x{n}x{k}"),
+            Problem::Matmul { m, n, k, layout, .. } => write!(f, "{m}x{n}x{k}:{}", layout.name()),
             Problem::Attention { shape: s, .. } => {
                 let mask = if s.is_causal { ":causal" } else { "" };
                 write!(
@@ -309,6 +323,7 @@ mod tests {
     fn shapes_read_what_they_print() {
         for (operator, shape) in [
             (Operator::Matmul, "8192x4096x1024"),
+            (Operator::Matmul, "8192x4096x1024:tn"),
             (Operator::Attention, "16x64/8x4096x4096x128:causal"),
             (Operator::Attention, "1x32/8x1x8192x128"),
             (Operator::Cast, "1048576"),
@@ -323,6 +338,7 @@ mod tests {
         let message = |operator, shape| Problem::parse(operator, shape, Dtype::Bf16).unwrap_err().to_string();
         assert!(message(Operator::Matmul, "8x8").contains("MxNxK"));
         assert!(message(Operator::Matmul, "8x8xk").contains("'k'"));
+        assert!(message(Operator::Matmul, "8x8x8:nk").contains("nt, nn, tn or tt"));
         assert!(message(Operator::Attention, "1x2/1x8x8x64:half").contains("full or causal"));
     }
 }

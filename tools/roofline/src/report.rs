@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow};
 use serde_json::{Value as Json, json};
 use tenon_kernels::estimate::{Bound, Cost, Peak};
+use tenon_kernels::gpu::matmul::Layout;
 use tenon_kernels::gpu::pipeline::published::{Measured, Role, Structure};
 use tenon_kernels::gpu::pipeline::{Choice, Estimate, Machine, attention_choice, matmul_choices, stream};
 
@@ -129,7 +130,7 @@ fn others(problem: &Problem, measured: &[Measured]) -> Vec<(String, f64)> {
     let mut found = Vec::new();
     for row in measured.iter().filter(|row| row.dtype == problem.dtype().name()) {
         let is_same = match (&row.structure, problem) {
-            (Structure::Product(shape, _), Problem::Matmul { m, n, k, .. }) => {
+            (Structure::Product(shape, _), Problem::Matmul { m, n, k, layout: Layout::NT, .. }) => {
                 let straight = (shape.rows, shape.columns) == (*m, *n);
                 (straight || (shape.columns, shape.rows) == (*m, *n)) && shape.depth == *k
             }

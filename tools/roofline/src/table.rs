@@ -27,6 +27,11 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// True when no row was added.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     fn line(&self, f: &mut fmt::Formatter<'_>, cells: &[String], widths: &[usize]) -> fmt::Result {
         let mut line = String::from(" ");
         for ((cell, width), right) in cells.iter().zip(widths).zip(&self.right) {
@@ -91,8 +96,10 @@ mod tests {
         let mut table = Table::new(&["name", ">time"]);
         table.row(["a".to_owned(), time(1.25e-3)]);
         table.row(["longer name".to_owned(), time(12.34e-6)]);
+        table.row(["alone"]);
         let text = anstream::adapter::strip_str(&table.to_string()).to_string();
-        assert_eq!(text, "  name            time\n  a            1.25 ms\n  longer name  12.3 µs\n");
+        let expected = "  name            time\n  a            1.25 ms\n  longer name  12.3 µs\n  alone\n";
+        assert_eq!(text, expected);
         assert_eq!(bar(0.5, 4), "██");
         assert_eq!(bar(0.28125, 4), "█▏");
         assert_eq!(bar(7.0, 2), "██");

@@ -46,6 +46,14 @@ impl Tile {
     }
 }
 
+/// A cache of codes that a kernel turns into elements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Coded {
+    pub bits: u32,
+    /// Vector operations for each code.
+    pub ops: f64,
+}
+
 /// Extents of a problem.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
@@ -58,6 +66,8 @@ pub struct Shape {
     pub head_v: u32,
     pub is_causal: bool,
     pub bits: u32,
+    /// What keys and values are in memory where not elements of as many bits.
+    pub coded: Option<Coded>,
 }
 
 impl Shape {
@@ -73,10 +83,11 @@ impl Shape {
             head_v: head,
             is_causal,
             bits: 16,
+            coded: None,
         }
     }
 
-    /// The extents of a problem; masks besides the causal one are left out.
+    /// The extents of a problem; masks besides the causal one, and what conversions of codes take, are left out.
     pub fn of(problem: &Problem) -> Self {
         Self {
             batch: problem.batch,
@@ -88,7 +99,18 @@ impl Shape {
             head_v: problem.head_v,
             is_causal: matches!(problem.causal, Some(Causal::BottomRight | Causal::Past(0))),
             bits: 8 * problem.element.bytes() as u32,
+            coded: problem.codes.map(|codes| Coded { bits: codes.code.bits() as u32, ops: 0.0 }),
         }
+    }
+
+    /// Bytes of a number in the cache.
+    fn cached_bytes(&self) -> f64 {
+        f64::from(self.coded.map_or(self.bits, |coded| coded.bits)) / 8.0
+    }
+
+    /// Vector operations that make elements of so many numbers of the cache.
+    fn conversions(&self, numbers: f64) -> f64 {
+        self.coded.map_or(0.0, |coded| coded.ops * numbers)
     }
 
     /// Keys that a row sees on average.
@@ -105,8 +127,8 @@ impl Shape {
     fn bytes(&self) -> f64 {
         let queries = f64::from(self.q_len) * f64::from(self.heads);
         let keys = f64::from(self.kv_len) * f64::from(self.kv_heads);
-        let elements = f64::from(self.batch) * (queries + keys) * f64::from(self.head_qk + self.head_v);
-        elements * f64::from(self.bits) / 8.0
+        let columns = f64::from(self.batch) * f64::from(self.head_qk + self.head_v);
+        columns * (queries * f64::from(self.bits) / 8.0 + keys * self.cached_bytes())
     }
 }
 
@@ -127,6 +149,7 @@ pub fn forward(shape: &Shape, tile: &Tile, machine: &Machine) -> Estimate {
     let iterations = counts.iter().sum::<f64>() / row_tiles.max(1.0);
     let longest = counts.iter().copied().fold(1.0, f64::max);
     let block_bytes = bn * columns * bytes;
+    let load_bytes = bn * columns * shape.cached_bytes();
     let scores = bm * bn;
     let work = Work {
         schedule: Schedule::Attention,
@@ -136,16 +159,16 @@ pub fn forward(shape: &Shape, tile: &Tile, machine: &Machine) -> Estimate {
         iterations,
         iteration: Iteration {
             matrix_flops: 2.0 * scores * columns,
-            vector_ops: scores * machine.model.score_ops,
+            vector_ops: scores * machine.model.score_ops + shape.conversions(bn * columns),
             exponentials: scores,
             shared_read_bytes: f64::from(tile.readers) * block_bytes,
             shared_write_bytes: block_bytes,
-            load_bytes: block_bytes,
+            load_bytes,
             fabric_bytes_per_die: 0.0,
             barriers: tile.barriers,
         },
         unevenness: shape.is_causal.then_some(longest / iterations),
-        bytes_in_flight: f64::from(tile.ahead) * block_bytes,
+        bytes_in_flight: f64::from(tile.ahead) * load_bytes,
         store_bytes: bm.min(q) * f64::from(shape.head_v) * bytes,
         end_seconds: 0.0,
         memory_bytes: shape.bytes(),
@@ -161,7 +184,8 @@ pub fn forward(shape: &Shape, tile: &Tile, machine: &Machine) -> Estimate {
 pub fn decode(shape: &Shape, bytes_in_flight: f64, machine: &Machine) -> Estimate {
     let units = f64::from(machine.chip.compute_units);
     let keys = f64::from(shape.batch) * f64::from(shape.kv_len) * f64::from(shape.kv_heads);
-    let cache_bytes = keys * f64::from(shape.head_qk + shape.head_v) * f64::from(shape.bits) / 8.0;
+    let numbers = keys * f64::from(shape.head_qk + shape.head_v);
+    let cache_bytes = numbers * shape.cached_bytes();
     let work = Work {
         schedule: Schedule::Attention,
         element_bits: shape.bits,
@@ -171,7 +195,7 @@ pub fn decode(shape: &Shape, bytes_in_flight: f64, machine: &Machine) -> Estimat
         iteration: Iteration {
             // The matrix units take 16 rows where there are fewer.
             matrix_flops: shape.flops() / units,
-            vector_ops: 0.0,
+            vector_ops: shape.conversions(numbers) / units,
             exponentials: keys * f64::from(shape.heads / shape.kv_heads.max(1)) / units,
             load_bytes: cache_bytes / units,
             ..Iteration::default()

@@ -136,11 +136,15 @@ fn mfma_attention_estimate(
     machine: &Machine,
 ) -> Result<Option<(String, Estimate)>> {
     use crate::gpu::attention::mfma::{Row, instructions, rows};
-    let shape = attention::Shape::of(problem);
     for (row, element) in rows(machine.arch)?.into_iter().filter(|(_, element)| *element == problem.element) {
+        let has = instructions(machine.arch, &row, element)?;
+        let mut shape = attention::Shape::of(problem);
+        if let Some(coded) = &mut shape.coded {
+            coded.ops = f64::from(has.vector_a_code_word) / 4.0;
+        }
         let (name, own, estimate) = match &row {
             Row::Forward(params) => {
-                let counts = params.block_counts(element, instructions(machine.arch, &row, element)?);
+                let counts = params.block_counts(element, has);
                 (
                     format!("forward {}x{}", params.bm(), params.bn),
                     params.symbol(machine.arch, element)?,
@@ -150,8 +154,8 @@ fn mfma_attention_estimate(
             Row::Decode(params) => {
                 // Loads into registers are under way for as many keys as are in LDS.
                 let groups = (machine.chip.shared_bytes / params.shared_bytes(element).max(1)).clamp(1, 2);
-                let bytes =
-                    groups * params.waves * 32 * (params.head_qk + params.head_v) * element.bytes() as u32;
+                let stored_bits = shape.coded.map_or(shape.bits, |coded| coded.bits);
+                let bytes = groups * params.waves * 32 * (params.head_qk + params.head_v) * stored_bits / 8;
                 (
                     format!("decode {} rows", params.rows),
                     params.symbol(machine.arch, element)?,

@@ -238,6 +238,7 @@ fn own_evidence(row: &Row, evidence: &str) -> Result<Option<Measured>> {
         head_v: size("head_v")?,
         is_causal,
         bits: 16,
+        coded: None,
     };
     let columns = f64::from(shape.head_qk + shape.head_v);
     let (structure, work) = if row.name == "decode" {

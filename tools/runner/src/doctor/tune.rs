@@ -51,7 +51,7 @@ pub fn run(patient: &Patient<'_>, probes: &[Probe], top: usize, report: &mut Rep
             _ => continue,
         };
         for layout in [Layout::NN, Layout::NT] {
-            let problem = Problem::Matmul { m, n, k, dtype };
+            let problem = Problem::Matmul { m, n, k, layout: Layout::NT, dtype };
             let what = || format!("choosing a kernel for {problem} {}", layout.name());
             match one(&device, &problem, layout, top).with_context(what) {
                 Ok(Some(found)) => tuned.push(found),

@@ -125,6 +125,7 @@ fn unit(arch: &Arch, element: Element) -> Result<Unit> {
         waves_n: 1,
         mma: 16,
         stages: 2,
+        phases: 4,
         group: 1,
         chunk: 0,
         splits: 1,

@@ -164,6 +164,7 @@ pub fn packed_units(arch: &str) -> Result<Vec<Unit>> {
                 ("GATED", 0),
                 ("A_TRANSPOSED", 0),
                 ("B_TRANSPOSED", 0),
+                ("DIRECT", 0),
                 ("SWIZZLE_SHIFT", 0),
                 ("SHARED_BYTES", shared_bytes),
                 ("BITS", bits),

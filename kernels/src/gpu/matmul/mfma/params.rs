@@ -14,7 +14,7 @@ pub enum Schedule {
     PingPong,
     /// A ring of stages, straight into LDS, loads and reads laid between the products of a wave.
     Ring,
-    /// Through registers into LDS: any layout.
+    /// Through registers into LDS: any layout of elements of 16 and 32 bits.
     Staged,
     /// Few rows: operands straight from memory, the waves of a workgroup split K.
     Stream,
@@ -34,6 +34,8 @@ pub struct Params {
     pub mma: u32,
     /// Stages of LDS, each [`ROW_BYTES`] along K.
     pub stages: u32,
+    /// Phases of a step of [`Schedule::PingPong`], 2 or 4: turns in which a group of waves loads and multiplies.
+    pub phases: u32,
     /// Row tiles that are walked together, so that their columns stay in a die's cache.
     pub group: u32,
     /// Neighbouring tiles that one die computes; 0: as they come.
@@ -50,7 +52,7 @@ pub struct Step {
     /// Matrix instructions, and the cycles that one holds its unit.
     pub products: u32,
     pub product_cycles: u32,
-    /// LDS reads and writes of 16 bytes a lane.
+    /// LDS reads and writes of 16 bytes a lane; two transposing reads of 8 bytes count as one.
     pub lds_reads: u32,
     pub lds_writes: u32,
     /// Loads of 16 bytes a lane straight into LDS.
@@ -181,17 +183,13 @@ impl Params {
         if self.threads() > 1024 {
             return refuse(format!("{} threads, a workgroup has 1024 at most", self.threads()));
         }
-        let halves = if schedule == Schedule::PingPong { 2 } else { 1 };
+        let halves = self.halves();
         let along_m = if schedule == Schedule::Stream { 1 } else { waves_m };
         if !bm.is_multiple_of(halves * along_m * mma) || !bn.is_multiple_of(halves * waves_n * 32) {
             return refuse("waves take whole matrix instructions of rows and multiples of 32 columns".into());
         }
-        let is_plain = !kind.layout.is_a_transposed && kind.layout.is_b_transposed;
-        if schedule != Schedule::Staged && !is_plain {
-            return refuse("only operands that pass through registers can be transposed".into());
-        }
-        if kind.input.bytes() == 1 && !is_plain {
-            return refuse("bytes are not transposed".into());
+        if let Some(reason) = self.unreadable(kind) {
+            return refuse(reason.into());
         }
         if kind.input == Element::TF32 {
             return refuse("CDNA4 has no products of 19-bit floats: f32 is exact".into());
@@ -233,6 +231,9 @@ impl Params {
         }
         match schedule {
             Schedule::Stream if waves_n != 1 => return refuse("the waves of a stream split K".into()),
+            Schedule::PingPong if !matches!(self.phases, 2 | 4) => {
+                return refuse("a step has two phases or four".into());
+            }
             Schedule::PingPong if (waves_m, waves_n, stages) != (2, 4, 2) => {
                 return refuse("the phases are made for 2 x 4 waves and two stages".into());
             }
@@ -264,6 +265,44 @@ impl Params {
         Ok(())
     }
 
+    /// Parts of a tile along M and N that are loaded and read apart.
+    fn halves(&self) -> u32 {
+        if self.schedule == Schedule::PingPong { 2 } else { 1 }
+    }
+
+    /// Why operands of these layouts cannot be read, where they cannot.
+    fn unreadable(&self, kind: Kind) -> Option<&'static str> {
+        let is_a_transposed = kind.layout.is_a_transposed;
+        // B's rows run along K where it is transposed as a matrix.
+        let is_b_transposed = !kind.layout.is_b_transposed;
+        if !is_a_transposed && !is_b_transposed {
+            return None;
+        }
+        match self.schedule {
+            Schedule::Stream => return Some("a stream reads rows along K"),
+            Schedule::Staged if kind.input.bytes() == 1 => {
+                return Some("bytes are not transposed in registers");
+            }
+            Schedule::Staged => return None,
+            Schedule::PingPong | Schedule::Ring => {}
+        }
+        if self.mma != 16 || kind.input.bytes() > 2 || kind.input.has_blocks() {
+            return Some("transposing reads give 16 columns of elements of 8 or 16 bits");
+        }
+        let (tiles_m, tiles_n) = self.tiles();
+        let panel = ROW_BYTES / kind.input.bytes() as u32;
+        let is_whole = |rows: u32, tiles: u32, parts: u32| {
+            (rows / parts).is_multiple_of(panel) && (tiles / parts).is_power_of_two()
+        };
+        let of_b = if self.is_gated { 2 } else { self.halves() };
+        if is_a_transposed && !is_whole(self.bm, tiles_m, self.halves())
+            || is_b_transposed && !is_whole(self.bn, tiles_n, of_b)
+        {
+            return Some("rows along M or N come in panels of 128 bytes, which waves share evenly");
+        }
+        None
+    }
+
     /// Pieces of 16 bytes that a lane reads of a row of LDS.
     fn row_pieces(&self) -> u32 {
         ROW_BYTES / (1024 / self.mma)
@@ -286,8 +325,12 @@ impl Params {
     /// The kernel's name: a pure function of what it is compiled for.
     pub fn symbol(&self, arch: &str, kind: Kind) -> String {
         let Self { schedule, bm, bn, waves_m, waves_n, mma, stages, .. } = *self;
+        let phases = match schedule {
+            Schedule::PingPong => self.phases.to_string(),
+            _ => String::new(),
+        };
         format!(
-            "matmul_{}__{arch}__bm{bm}_bn{bn}_bk{}_st{stages}_wv{waves_m}x{waves_n}_mma{mma}_{}{}",
+            "matmul_{}__{arch}__bm{bm}_bn{bn}_bk{}_st{stages}_wv{waves_m}x{waves_n}_mma{mma}_{}{phases}{}",
             kind.name(),
             self.bk(kind),
             schedule.name(),
@@ -313,7 +356,7 @@ impl Params {
         let carried = self.carried();
         let through_registers = self.schedule == Schedule::Staged;
         let transposed = |is_transposed: bool, rows: u32| match (is_transposed, kind.input.bytes()) {
-            (true, 2) => rows * ROW_BYTES / (self.threads() * 16) * 4,
+            (true, 2) if through_registers => rows * ROW_BYTES / (self.threads() * 16) * 4,
             _ => 0,
         };
         let converted = if kind.input == Element::E4M3 && !is_cdna4 { carried * 36 } else { 0 };
@@ -332,7 +375,7 @@ impl Params {
                 + transposed(!kind.layout.is_b_transposed, self.bn)
                 + converted,
             barriers: match self.schedule {
-                Schedule::PingPong => 8,
+                Schedule::PingPong => 2 * self.phases,
                 Schedule::Ring => 1,
                 Schedule::Staged => 3 - self.stages,
                 Schedule::Stream => 0,
@@ -353,10 +396,12 @@ impl Params {
             ("K_WAVES", if is_stream { self.waves_m } else { 1 }),
             ("MMA", self.mma),
             ("STAGES", self.stages),
-            ("HALVES", if self.schedule == Schedule::PingPong { 2 } else { 1 }),
+            ("PHASES", self.phases),
+            ("HALVES", self.halves()),
             ("GATED", self.is_gated.into()),
             ("A_TRANSPOSED", kind.layout.is_a_transposed.into()),
             ("B_TRANSPOSED", (!kind.layout.is_b_transposed).into()),
+            ("DIRECT", self.schedule.is_direct().into()),
             ("SWIZZLE_SHIFT", swizzle::shift(is_cdna4(chip))),
             ("SHARED_BYTES", self.shared_bytes(kind)),
             ("WAVES_PER_SIMD", waves_per_simd),
@@ -380,7 +425,7 @@ impl Params {
                 planned: Planned {
                     static_shared_bytes: Some(self.shared_bytes(kind)),
                     waves_per_simd: Some(waves_per_simd),
-                    loop_required: vec![self.product(kind, is_cdna4(chip))],
+                    loop_required: self.loop_required(kind, is_cdna4(chip)),
                     loop_forbidden: self.loop_forbidden(),
                     // Two stages are filled in turn: a step waits for the loads that began a step before.
                     prefetches: self.schedule == Schedule::PingPong
@@ -418,13 +463,27 @@ impl Params {
     fn required(&self, kind: Kind, is_cdna4: bool) -> Vec<&'static str> {
         let mut required = vec![self.product(kind, is_cdna4)];
         match self.schedule {
-            Schedule::PingPong => required.extend(["buffer_load_dwordx4", "ds_read_b128", "s_setprio"]),
-            Schedule::Ring => required.extend(["buffer_load_dwordx4", "ds_read_b128"]),
+            Schedule::PingPong => required.extend(["buffer_load_dwordx4", "s_setprio"]),
+            Schedule::Ring => required.push("buffer_load_dwordx4"),
             Schedule::Staged => required.extend(["ds_write_b128", "ds_read_b128"]),
             Schedule::Stream => {}
         }
         if kind.output == Output::BF16 && is_cdna4 {
             required.push("v_cvt_pk_bf16_f32");
+        }
+        required
+    }
+
+    /// What the main loop multiplies with, and how it reads operands that come straight from memory.
+    fn loop_required(&self, kind: Kind, is_cdna4: bool) -> Vec<&'static str> {
+        let mut required = vec![self.product(kind, is_cdna4)];
+        if self.schedule.is_direct() {
+            let transposing =
+                if kind.input.bytes() == 2 { "ds_read_b64_tr_b16" } else { "ds_read_b64_tr_b8" };
+            let layouts = [kind.layout.is_a_transposed, !kind.layout.is_b_transposed];
+            let reads = layouts.map(|is_transposed| if is_transposed { transposing } else { "ds_read_b128" });
+            required.extend(reads);
+            required.dedup();
         }
         required
     }

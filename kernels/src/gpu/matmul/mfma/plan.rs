@@ -36,13 +36,6 @@ pub(super) fn check_addresses(problem: &Problem) -> Result<()> {
         }
         check_row(name, row)?;
     }
-    if bytes == 1 && (is_a_transposed || !is_b_transposed) {
-        return Err(KernelError::parameter(format!(
-            "{} operands must be m x k and n x k, found layout {}",
-            problem.kind.input.name(),
-            problem.kind.layout.name()
-        )));
-    }
     let output = problem.kind.output.bytes();
     check_row("the residual", problem.epilogue.residual.map_or(0, |matrix| matrix.row_stride * output))?;
     check_row("D", problem.d.row_stride * output)

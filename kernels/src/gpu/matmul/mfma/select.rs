@@ -28,7 +28,7 @@ struct Model {
     clock_share: f64,
     /// Share of the data sheet's memory rate that a stream reaches.
     memory_share: f64,
-    /// Cycles of a step beyond its matrix instructions, by schedule.
+    /// Cycles of a step beyond its matrix instructions, by schedule; those of a ping-pong in four phases.
     pingpong_cycles: f64,
     ring_cycles: f64,
     staged_cycles: f64,
@@ -114,7 +114,7 @@ impl Table {
         let multiply = f64::from(2 * params.bm * params.bn * params.bk(kind))
             / params::flops_per_cycle(kind.input, chip);
         let overhead = match params.schedule {
-            Schedule::PingPong => model.pingpong_cycles,
+            Schedule::PingPong => model.pingpong_cycles * f64::from(params.phases) / 4.0,
             Schedule::Ring => model.ring_cycles,
             Schedule::Staged => model.staged_cycles,
             Schedule::Stream => model.stream_cycles,
@@ -185,6 +185,7 @@ fn candidate(block: &table::Row) -> Result<Candidate<Params>> {
         waves_n: count(block, "waves_n", None)?,
         mma: count(block, "mma", Some(16))?,
         stages: count(block, "stages", None)?,
+        phases: count(block, "phases", Some(4))?,
         group: count(block, "group", Some(8))?,
         chunk: count(block, "chunk", Some(64))?,
         splits: 1,
