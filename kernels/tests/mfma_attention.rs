@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use attention_frame::{assert_sound, pointers, problem, structure_bytes, structures, with_all_operands};
 use tenon_kernels::gpu::attention::{
-    MaskKind, MaskOperand, Problem, Queries, Strides, mfma, operand, plan, units,
+    Code, Codes, MaskKind, MaskOperand, Problem, Queries, Scales, Strides, mfma, operand, plan, units,
 };
 use tenon_kernels::gpu::launch::{Element, Plan};
 use tenon_kernels::gpu::{Chip, arch};
@@ -43,15 +43,24 @@ fn every_row_is_legal_on_every_chip() {
 #[test]
 fn parameters_that_do_not_fit_are_refused_with_the_reason() {
     let (small, large) = (&chips("gfx942")[0], &chips("gfx950")[0]);
-    let forward = mfma::ForwardParams { head_qk: 128, head_v: 128, bn: 128, waves: 8, has_mask: false };
+    let forward =
+        mfma::ForwardParams { head_qk: 128, head_v: 128, bn: 128, waves: 8, has_mask: false, code: None };
     let message = |chip: &Chip| forward.check(Element::BF16, chip).unwrap_err().to_string();
     assert!(message(small).contains("registers") || message(small).contains("shared memory"));
-    let wide = mfma::ForwardParams { head_qk: 256, head_v: 256, bn: 64, waves: 8, has_mask: false };
+    let wide =
+        mfma::ForwardParams { head_qk: 256, head_v: 256, bn: 64, waves: 8, has_mask: false, code: None };
     assert!(wide.check(Element::BF16, large).unwrap_err().to_string().contains("registers"));
     let odd = mfma::ForwardParams { head_qk: 80, ..forward };
     assert!(odd.check(Element::BF16, large).unwrap_err().to_string().contains("multiples of 32"));
-    let decode =
-        mfma::DecodeParams { head_qk: 256, head_v: 256, rows: 32, waves: 4, stages: 1, has_mask: false };
+    let decode = mfma::DecodeParams {
+        head_qk: 256,
+        head_v: 256,
+        rows: 32,
+        waves: 4,
+        stages: 1,
+        has_mask: false,
+        code: None,
+    };
     assert!(decode.check(Element::BF16, small).unwrap_err().to_string().contains("shared memory"));
 }
 
@@ -97,6 +106,38 @@ fn masks_in_memory_have_kernels() {
             }
         }
     }
+}
+
+#[test]
+fn caches_of_codes_have_kernels() {
+    for family in FAMILIES {
+        let compiled: HashSet<String> = units(family).unwrap().into_iter().map(|unit| unit.name).collect();
+        for code in [Code::E4M3, Code::I8] {
+            for (scales, element) in
+                [(Scales::One, Element::BF16), (Scales::Head, Element::F16), (Scales::Channel, Element::BF16)]
+            {
+                for (q_len, head) in
+                    [1, 8, 300].into_iter().flat_map(|q| (16..=256).step_by(16).map(move |h| (q, h)))
+                {
+                    let codes = Some(Codes { code, scales });
+                    let p = Problem { codes, element, head_qk: head, head_v: head, q_len, ..problem() };
+                    let plan = planned(family, &p);
+                    let symbol = &plan.launches[0].symbol;
+                    assert!(symbol.contains(["_e4m3_", "_i8_"][usize::from(code == Code::I8)]), "{symbol}");
+                    assert!(compiled.contains(symbol), "{symbol}");
+                    let found = pointers(&plan);
+                    assert!(found.contains(&operand::K_SCALES) && found.contains(&operand::V_SCALES));
+                    assert_sound(&plan);
+                }
+            }
+        }
+    }
+    let codes = Some(Codes { code: Code::E4M3, scales: Scales::One });
+    let coded = Problem { codes, ..problem() };
+    assert!(message(&Problem { head_qk: 72, ..coded.clone() }).contains("multiple of 16"));
+    assert!(message(&Problem { element: Element::F32, ..coded.clone() }).contains("no attention kernel"));
+    let codes = Some(Codes { code: Code::I4, scales: Scales::One });
+    assert!(message(&Problem { codes, ..coded }).contains("8 bits"));
 }
 
 #[test]

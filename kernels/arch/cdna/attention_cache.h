@@ -3,9 +3,13 @@
 //! Every descriptor covers a few rows of one page, so that all addresses but a lane's own offset are scalar, and rows
 //! past the sequence's end read zeros.
 //!
-//! Definitions from the unit: ELEMENT (BF16, F16 or F32).
+//! Definitions from the unit: ELEMENT (BF16, F16 or F32), CODES (0: the cache holds elements; 1: E4M3 codes; 2: those of
+//! whole numbers).
 
 constexpr u32 kElementBytes = sizeof(ELEMENT::Bits);
+constexpr u32 kCodesE4M3 = 1, kCodesWhole = 2;
+/// Of a number in the cache.
+constexpr u32 kCachedBytes = CODES ? 1 : kElementBytes;
 /// Elements of the 16 bytes that a lane gives to a matrix product.
 constexpr u32 kPieceElems = 16 / kElementBytes;
 
@@ -55,10 +59,10 @@ struct Rows {
     u32 row_bytes, column_bytes; // column_bytes: of a row, that the head has
 
     static DEVICE Rows keys(const CacheShape& cache, const void* k, i32 head, i32 columns) {
-        return Rows{(const u8*)k + head * cache.k_head, cache.k_batch, (u32)cache.k_row, columns * kElementBytes};
+        return Rows{(const u8*)k + head * cache.k_head, cache.k_batch, (u32)cache.k_row, columns * kCachedBytes};
     }
     static DEVICE Rows values(const CacheShape& cache, const void* v, i32 head, i32 columns) {
-        return Rows{(const u8*)v + head * cache.v_head, cache.v_batch, (u32)cache.v_row, columns * kElementBytes};
+        return Rows{(const u8*)v + head * cache.v_head, cache.v_batch, (u32)cache.v_row, columns * kCachedBytes};
     }
     /// `count` rows at most; they are in one page.
     DEVICE u32x4 descriptor(const Place& place, i32 count) const {

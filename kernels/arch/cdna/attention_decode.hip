@@ -8,16 +8,20 @@
 //!
 //!     lane l holds of packed row l % 16 the keys (and output columns) 4 (l / 16) + r of every 16, r = 0 .. 3
 //!
-//! Definitions from the unit: SYMBOL, ELEMENT (BF16, F16 or F32), HEAD_QK, HEAD_V, ROWS (16 or 32), BN (32), WAVES,
+//! Of a cache of codes a lane's 16 of a key are its operands of two products: so are the queries dealt out.
+//!
+//! Definitions from the unit: SYMBOL, ELEMENT (BF16, F16 or F32), CODES, HEAD_QK, HEAD_V, ROWS (16 or 32), BN (32), WAVES,
 //! MASK (1: a mask in memory), STAGES (tiles of values of a wave; loads straight into LDS need 2), SHARED_BYTES (LDS of a workgroup).
 
 static_assert(ROWS == 16 || ROWS == 32, "row tiles of the matrix product");
 static_assert(BN == 32 && HEAD_QK % 32 == 0 && HEAD_V % 64 == 0, "tiles of the matrix product, columns of a wave");
-static_assert(STAGES == 2 || !kHasDirectLoads, "the next values arrive while these are read");
+static_assert(STAGES == 2 || !kHasDirectLoads || CODES, "the next values arrive while these are read");
+static_assert(!CODES || HEAD_QK % 64 == 0, "columns of keys that the lanes of a row hold");
 
 constexpr u32 kThreads = 64 * WAVES;
 constexpr u32 kRowTiles = ROWS / 16, kColumnTiles = HEAD_V / 16, kKeyTiles = BN / 16;
 constexpr u32 kScoreSteps = HEAD_QK / (4 * kPieceElems), kOutputSteps = BN / (4 * kPieceElems);
+constexpr u32 kKeyPieces = HEAD_QK * kCachedBytes / 64; // of 16 bytes, that a lane loads of a key
 typedef Mma<ELEMENT, 16> Product;
 typedef Product::Acc Sums;
 
@@ -69,7 +73,7 @@ struct Wave {
     const AttentionShape& shape;
     const Piece& piece;
     const Rows key_rows;
-    u32x4 query[kRowTiles][kScoreSteps], key[kKeyTiles][kScoreSteps];
+    u32x4 query[kRowTiles][kScoreSteps], key[kKeyTiles][kKeyPieces];
     Sums scores[kRowTiles][kKeyTiles], out[kRowTiles][kColumnTiles];
     u32x4 weights[kRowTiles][kOutputSteps];
     float top[kRowTiles], sum[kRowTiles];
@@ -77,9 +81,12 @@ struct Wave {
     i32 plain_begin, plain_end;                   // keys that every row sees
     const Masking masking;
     const u8* mask[kRowTiles];
+    const float key_scale;
 
-    DEVICE Wave(const Arguments& a, const Piece& piece_, const Rows& keys, const u8* q, const Masking& masking_)
-        : shape(a.shape), piece(piece_), key_rows(keys), masking(masking_) {
+    DEVICE Wave(const Arguments& a, const Piece& piece_, const Rows& keys, const u8* q, const Masking& masking_,
+                const CodeScales& scales)
+        : shape(a.shape), piece(piece_), key_rows(keys), masking(masking_),
+          key_scale(scales.of_keys(piece_.head, a.shape.head_qk)) {
         const Sequence& sequence = piece.sequence;
         plain_begin = sequence.key_begin(shape, (piece.row0 + piece.rows - 1) / shape.group);
         plain_end = sequence.key_end(shape, piece.row0 / shape.group);
@@ -96,8 +103,12 @@ struct Wave {
             const u8* line = q + (first + (sequence.q_start + row) * shape.q_row + head * shape.q_head) * kElementBytes;
 #pragma unroll
             for (u32 s = 0; s < kScoreSteps; s++) {
-                const u32 at = s * 64 + lane_id() / 16 * 16;
+                const u32 at = CODES ? s / 2 * 128 + lane_id() / 16 * 32 + s % 2 * 16 : s * 64 + lane_id() / 16 * 16;
                 query[n][s] = exists && at < bytes ? *(const GLOBAL u32x4*)(line + at) : u32x4{0, 0, 0, 0};
+                if (scales.has_columns() && at < bytes) {
+                    const float* columns = scales.key_columns(piece.head, shape.head_qk) + at / 2;
+                    query[n][s] = scaled_query<ELEMENT>(query[n][s], columns, kCodeUnit / key_scale);
+                }
             }
 #pragma unroll
             for (u32 c = 0; c < kColumnTiles; c++) out[n][c] = Sums(0.0f);
@@ -114,13 +125,29 @@ struct Wave {
             const Buffer buffer = buffer_of(key_rows.descriptor(places[t], 16));
             const u32 offset = lane % 16 * key_rows.row_bytes;
 #pragma unroll
-            for (u32 s = 0; s < kScoreSteps; s++) {
+            for (u32 s = 0; s < kKeyPieces; s++) {
                 const u32 at = s * 64 + lane / 16 * 16;
                 key[t][s] = buffer_load16(buffer, at < key_rows.column_bytes ? offset + at : kNowhere);
             }
         }
     }
+    DEVICE void score_codes() {
+#pragma unroll
+        for (u32 t = 0; t < kKeyTiles; t++) {
+#pragma unroll
+            for (u32 n = 0; n < kRowTiles; n++) scores[n][t] = Sums(0.0f);
+#pragma unroll
+            for (u32 s = 0; s < kScoreSteps; s += 2) {
+                u32x4 pieces[2];
+                widen_codes<ELEMENT>(key[t][s / 2], pieces);
+#pragma unroll
+                for (u32 i = 0; i < 2 * kRowTiles; i++)
+                    Product::run(scores[i / 2][t], &pieces[i % 2], &query[i / 2][s + i % 2]);
+            }
+        }
+    }
     DEVICE void score() {
+        if (CODES) return score_codes();
 #pragma unroll
         for (u32 n = 0; n < kRowTiles; n++)
 #pragma unroll
@@ -133,10 +160,12 @@ struct Wave {
     DEVICE void cap(u32 n) {
 #pragma unroll
         for (u32 i = 0; i < 4 * kKeyTiles; i++)
-            scores[n][i / 4][i % 4] = soft_cap(scores[n][i / 4][i % 4], shape.cap_scale);
+            scores[n][i / 4][i % 4] = soft_cap(scores[n][i / 4][i % 4], CODES ? shape.cap_scale * key_scale : shape.cap_scale);
     }
-    /// Of scores after a mask in memory, times log2 e.
-    DEVICE float scale() const { return MASK ? kLog2E : shape.scale_log2; }
+    /// Of scores after soft caps and a mask in memory, times log2 e.
+    DEVICE float scale() const {
+        return MASK ? kLog2E : CODES && shape.cap_scale == 0.0f ? shape.scale_log2 * key_scale : shape.scale_log2;
+    }
     /// Numbers as low as there are would be infinite times the scale.
     DEVICE void add_mask(u32 n, i32 key0) {
         const i32 end = piece.sequence.kv_len;
@@ -248,20 +277,23 @@ struct Line {
             if (states().sum[w][row] > 0.0f) top = maximum(top, states().top[w][row]);
         for (u32 w = 0; w < WAVES; w++) add(states().top[w][row], states().sum[w][row], output(w, row, column()));
     }
-    DEVICE void write(const Arguments& a, const Piece& piece, u32 packed_row, u8* result, const float* sinks) const {
+    DEVICE void write(const Arguments& a, const Piece& piece, u32 packed_row, u8* result, const float* sinks,
+                      const CodeScales& scales) const {
         const AttentionShape& shape = a.shape;
         const i32 packed = piece.row0 + (i32)packed_row;
         const i32 row = packed / shape.group, head = piece.head * shape.group + packed % shape.group;
         const float total = sum == 0.0f ? 0.0f : sum + (sinks ? exp2_approx(sinks[head] * kLog2E - top) : 0.0f);
-        const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+        const float inverse = total == 0.0f ? 0.0f : scales.of_values(piece.head) / total;
         const i64 first = a.q_offsets ? 0 : piece.batch * shape.out_batch;
         const i64 at = first + (piece.sequence.q_start + row) * shape.out_row + head * shape.out_head + column();
         u8* line = result + at * kElementBytes;
         if (column() >= shape.head_v) return;
 #pragma unroll
         for (u32 i = 0; i < kColumns; i++) {
-            if (kElementBytes == 4) ((GLOBAL float*)line)[i] = values[i] * inverse;
-            else ((GLOBAL u16*)line)[i] = (u16)pack_halves<ELEMENT>(values[i] * inverse, 0.0f);
+            float value = values[i] * inverse;
+            if (scales.has_columns()) value *= scales.value_columns(piece.head, shape.head_v)[column() + i];
+            if (kElementBytes == 4) ((GLOBAL float*)line)[i] = value;
+            else ((GLOBAL u16*)line)[i] = (u16)pack_halves<ELEMENT>(value, 0.0f);
         }
     }
 };
@@ -307,12 +339,14 @@ struct Pieces {
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     SYMBOL(const AttentionShape shape, const CacheShape cache, const u8* q, const u8* k, const u8* v, u8* result,
            const i32* lengths, const i32* q_offsets, const i32* table, const float* sinks, u32 chunk, u32* tickets,
-           f32x2* piece_state, float* piece_out, const MaskShape mask_shape, const u8* mask) {
+           f32x2* piece_state, float* piece_out, const MaskShape mask_shape, const u8* mask, const float* k_scales,
+           const float* v_scales, u32 scale_kind) {
     const Arguments a{shape, lengths, q_offsets, table};
     const Piece piece(a, (i32)chunk);
     if (!piece.exists()) return;
     const Pages pages(a, cache, piece.batch, piece.sequence.kv_len);
-    Wave wave(a, piece, Rows::keys(cache, k, piece.head, shape.head_qk), q, Masking{mask_shape, mask});
+    const CodeScales scales{k_scales, v_scales, scale_kind};
+    Wave wave(a, piece, Rows::keys(cache, k, piece.head, shape.head_qk), q, Masking{mask_shape, mask}, scales);
     ValueCopy<1> values(Rows::values(cache, v, piece.head, shape.head_v));
     constexpr i32 kStep = WAVES * BN;
     const i32 first = piece.begin + (i32)(wave_id() * BN);
@@ -342,14 +376,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     for (u32 row = wave_id(); row < (u32)piece.rows; row += WAVES) {
         Line line;
         line.join(row);
-        if (piece.count == 1) line.write(a, piece, row, result, sinks);
+        if (piece.count == 1) line.write(a, piece, row, result, sinks, scales);
         else pieces.leave(line, pieces.slot(shape, piece.item, piece.split, row));
     }
     if (piece.count == 1 || !pieces.finish(piece)) return;
     for (u32 row = wave_id(); row < (u32)piece.rows; row += WAVES) {
         Line line;
         pieces.merge(line, shape, piece, row);
-        line.write(a, piece, row, result, sinks);
+        line.write(a, piece, row, result, sinks, scales);
     }
     if (threadIdx.x == 0) tickets[piece.item] = 0;
 }

@@ -15,7 +15,7 @@
 //!
 //! Products i are the output of block i - 1 and the scores of block i. A barrier ends each phase.
 //!
-//! Definitions from the unit: SYMBOL, ELEMENT (BF16, F16 or F32), HEAD_QK, HEAD_V, BN (keys of a block), WAVES (4 or
+//! Definitions from the unit: SYMBOL, ELEMENT (BF16, F16 or F32), CODES, HEAD_QK, HEAD_V, BN (keys of a block), WAVES (4 or
 //! 8), MASK (1: a mask in memory), SHARED_BYTES (LDS of a workgroup).
 
 static_assert(WAVES == 4 || WAVES == 8, "one or two waves a SIMD");
@@ -74,9 +74,11 @@ struct Wave {
     const Masking masking;
     const u8* mask;                  // of the lane's row
     const i32 mask_end;              // keys of the sequence
+    const float key_scale;
 
-    DEVICE Wave(const Arguments& a, const Item& item, const u8* q, const Masking& masking_)
-        : shape(a.shape), masking(masking_), mask_end(item.sequence.kv_len) {
+    DEVICE Wave(const Arguments& a, const Item& item, const u8* q, const Masking& masking_, const CodeScales& scales)
+        : shape(a.shape), masking(masking_), mask_end(item.sequence.kv_len),
+          key_scale(scales.of_keys(item.head / a.shape.group, a.shape.head_qk)) {
         const i32 first = item.row0 + wave_id() * 32, last = min(first + 32, item.sequence.q_len) - 1;
         row = first + lane_id() % 32;
         if (MASK) mask = masking.line(item.batch, item.head, min(row, item.sequence.q_len - 1));
@@ -91,6 +93,10 @@ struct Wave {
         for (u32 s = 0; s < kScoreSteps; s++) {
             const bool exists = row <= last && s * 32 + lane_id() / 32 * 16 < bytes;
             query[s] = exists ? *(const GLOBAL u32x4*)(line + s * 32) : u32x4{0, 0, 0, 0};
+            if (exists && scales.has_columns()) {
+                const float* columns = scales.key_columns(item.head / shape.group, shape.head_qk);
+                query[s] = scaled_query<ELEMENT>(query[s], columns + s * 16 + lane_id() / 32 * 8, kCodeUnit / key_scale);
+            }
         }
 #pragma unroll
         for (u32 t = 0; t < kColumnTiles; t++) out[t] = Sums(0.0f);
@@ -136,10 +142,12 @@ struct Wave {
     DEVICE void cap() {
 #pragma unroll
         for (u32 i = 0; i < BN / 2; i++)
-            scores[i / 16][i % 16] = soft_cap(scores[i / 16][i % 16], shape.cap_scale);
+            scores[i / 16][i % 16] = soft_cap(scores[i / 16][i % 16], CODES ? shape.cap_scale * key_scale : shape.cap_scale);
     }
-    /// Of scores after a mask in memory, times log2 e.
-    DEVICE float scale() const { return MASK ? kLog2E : shape.scale_log2; }
+    /// Of scores after soft caps and a mask in memory, times log2 e.
+    DEVICE float scale() const {
+        return MASK ? kLog2E : CODES && shape.cap_scale == 0.0f ? shape.scale_log2 * key_scale : shape.scale_log2;
+    }
     DEVICE void add_mask(i32 block) {
         const bool is_whole = masking.shape.is_aligned && (block + 1) * (i32)BN <= mask_end;
         const i32 key0 = block * (i32)BN + lane_id() / 32 * 4;
@@ -194,19 +202,30 @@ struct Wave {
         sum += total.x + total.y;
     }
 
+    /// Results of the tile that begins with column `first` of the lane, times the columns' scales.
+    DEVICE void scale_columns(Sums& o, u32 first, const float* scales) const {
+#pragma unroll
+        for (u32 r = 0; r < 16; r++) {
+            const u32 column = first + r / 4 * 8 + r % 4;
+            if (column < (u32)shape.head_v) o[r] *= ((const GLOBAL float*)scales)[column];
+        }
+    }
+
     /// Divides by the sums and writes the rows that exist; two lanes exchange pieces so that each writes 16 bytes.
-    DEVICE void store(const Arguments& a, const Item& item, u8* result, const float* sinks) {
+    DEVICE void store(const Arguments& a, const Item& item, u8* result, const float* sinks, const CodeScales& scales) {
         float total = sum + other_half(sum);
         const bool is_empty = top == kMinusInfinity;
         if (sinks) total += exp2_approx(sinks[item.head] * kLog2E - (is_empty ? 0.0f : top * scale()));
-        const float inverse = is_empty || total == 0.0f ? 0.0f : 1.0f / total;
+        const float inverse = is_empty || total == 0.0f ? 0.0f : scales.of_values(item.head / shape.group) / total;
         const bool exists = row < item.sequence.q_len;
         u8* line = result + ((a.q_offsets ? 0 : item.batch * shape.out_batch) + item.head * shape.out_head +
                              (item.sequence.q_start + row) * shape.out_row) * kElementBytes;
         const u32 half = lane_id() / 32, bytes = shape.head_v * kElementBytes;
 #pragma unroll
         for (u32 t = 0; t < kColumnTiles; t++) {
-            const Sums o = out[t] * inverse;
+            Sums o = out[t] * inverse;
+            if (scales.has_columns())
+                scale_columns(o, t * 32 + half * 4, scales.value_columns(item.head / shape.group, shape.head_v));
             if (kElementBytes == 4) {
 #pragma unroll
                 for (u32 g = 0; g < 4; g++) {
@@ -235,12 +254,13 @@ struct Wave {
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     SYMBOL(const AttentionShape shape, const CacheShape cache, const u8* q, const u8* k, const u8* v, u8* out,
            const i32* lengths, const i32* q_offsets, const i32* table, const float* sinks, u32 dies,
-           const MaskShape mask_shape, const u8* mask) {
+           const MaskShape mask_shape, const u8* mask, const float* k_scales, const float* v_scales, u32 scale_kind) {
     const Arguments a{shape, lengths, q_offsets, table};
     const Item item = Item::of(a, blockIdx.x, dies);
     if (item.row0 >= item.sequence.q_len) return;
-    Wave wave(a, item, q, Masking{mask_shape, mask});
     const i32 kv_head = item.head / shape.group;
+    const CodeScales scales{k_scales, v_scales, scale_kind};
+    Wave wave(a, item, q, Masking{mask_shape, mask}, scales);
     const Pages pages(a, cache, item.batch, item.sequence.kv_len);
     KeyCopy<WAVES> key_copy(Rows::keys(cache, k, kv_head, shape.head_qk));
     ValueCopy<WAVES> value_copy(Rows::values(cache, v, kv_head, shape.head_v));
@@ -285,5 +305,5 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         wave.multiply<true, false>(item.end);
         if (kTurns == 2 && !is_late) wave_barrier();
     }
-    wave.store(a, item, out, sinks);
+    wave.store(a, item, out, sinks, scales);
 }

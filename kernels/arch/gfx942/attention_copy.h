@@ -46,7 +46,8 @@ struct Columns {
     }
 };
 
-/// Copies tiles of 16-bit values, transposed: a run is 16 keys of 64 columns, a lane four keys of four columns.
+/// Copies tiles of 16-bit values or of codes that become such, transposed: a run is 16 keys of 64 columns, a lane four keys of
+/// four columns.
 template <u32 kSharers> struct ColumnCopy {
     static constexpr u32 kKeyRuns = BN / 16, kRuns = kKeyRuns * ((HEAD_V + 63) / 64);
     static constexpr u32 kCount = (kRuns + kSharers - 1) / kSharers;
@@ -54,7 +55,7 @@ template <u32 kSharers> struct ColumnCopy {
     static_assert(kSharers == 1 || kSharers % kKeyRuns == 0, "runs of a wave share keys");
     const Rows rows;
     const u32 keys4, column; // of the lane within a run
-    u32x2 held[kCount][4];
+    u32x2 held[kCount][4]; // four codes: the first word
 
     DEVICE ColumnCopy(const Rows& rows_)
         : rows(rows_), keys4(lane_id() / 8 % 2 * 2 + lane_id() / 16 % 2),
@@ -71,21 +72,32 @@ template <u32 kSharers> struct ColumnCopy {
         for (u32 n = 0; n < kCount; n++) {
             if (!has(n)) continue;
             const Buffer buffer = buffer_of(rows.descriptor(places[n % kPlaces], 16));
-            const u32 at = (run(n) / kKeyRuns * 64 + fresh(column)) * 2;
+            const u32 at = (run(n) / kKeyRuns * 64 + fresh(column)) * kCachedBytes;
 #pragma unroll
-            for (u32 i = 0; i < 4; i++)
-                held[n][i] =
-                    buffer_load8(buffer, at < rows.column_bytes ? (keys4 * 4 + i) * rows.row_bytes + at : kNowhere);
+            for (u32 i = 0; i < 4; i++) {
+                const u32 offset = at < rows.column_bytes ? (keys4 * 4 + i) * rows.row_bytes + at : kNowhere;
+                held[n][i] = CODES ? u32x2{buffer_load4(buffer, offset), 0} : buffer_load8(buffer, offset);
+            }
         }
+    }
+    /// Four elements of four keys.
+    DEVICE void elements(u32x2 (&rows4)[4], u32 number) const {
+        const u32x2(&own)[4] = held[number];
+        u32x4 pieces[2];
+        if (CODES) widen_codes<ELEMENT>(u32x4{own[0].x, own[1].x, own[2].x, own[3].x}, pieces);
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+            rows4[i] = CODES ? u32x2{pieces[i / 2][i % 2 * 2], pieces[i / 2][i % 2 * 2 + 1]} : own[i];
     }
     DEVICE void finish(Lds tile) {
 #pragma unroll
         for (u32 n = 0; n < kCount; n++) {
             const u32 first = run(n) / kKeyRuns * 64 + column;
             if (!has(n) || (HEAD_V % 64 != 0 && first >= HEAD_V)) continue;
+            u32x2 rows4[4];
+            elements(rows4, n);
 #pragma unroll
             for (u32 c = 0; c < 4; c++) {
-                const u32x2(&rows4)[4] = held[n];
                 const u32x2 keys = {pick_halves(rows4[0][c / 2], rows4[1][c / 2], c % 2),
                                     pick_halves(rows4[2][c / 2], rows4[3][c / 2], c % 2)};
                 *(LOCAL u32x2*)(tile + Columns::place(first + c, run(n) % kKeyRuns * 4 + keys4)) = keys;
@@ -100,7 +112,9 @@ template <bool kIsWide, u32 kSharers> struct ValueCopyOf {
     typedef PanelCopy<panels_of(HEAD_V), no_swizzle, kSharers> Type;
 };
 template <u32 kSharers> struct ValueCopyOf<false, kSharers> { typedef ColumnCopy<kSharers> Type; };
-template <u32 kSharers> using KeyCopy = PanelCopy<panels_of(HEAD_QK), key_swizzle, kSharers>;
+template <u32 kSharers> using KeyCopy =
+    typename Choose<CODES != 0, CodedPanelCopy<panels_of(HEAD_QK), key_swizzle, kSharers>,
+                    PanelCopy<panels_of(HEAD_QK), key_swizzle, kSharers>>::Type;
 template <u32 kSharers> using ValueCopy = typename ValueCopyOf<kElementBytes == 4, kSharers>::Type;
 
 /// All copies that the wave started are in LDS.

@@ -1,5 +1,5 @@
-//! How CDNA4 brings keys and values into LDS and reads values: straight from memory in 16-byte pieces; values stay
-//! row-major, and 16-bit ones are transposed by the read.
+//! How CDNA4 brings keys and values into LDS and reads values: straight from memory in 16-byte pieces, codes through
+//! registers; values stay row-major, and 16-bit ones are transposed by the read.
 
 /// 16-bit values are read by quarters of four or eight neighbouring rows, 64 or 32 bytes of each: pairs of rows have their
 /// halves and quarters exchanged in turn.
@@ -29,11 +29,20 @@ template <u32 kPanels, u32 (*kSwizzle)(u32), u32 kSharers> struct PanelCopy {
 };
 
 constexpr u32 kKeyBytes = panels_of(HEAD_QK) * BN * 128, kValueBytes = panels_of(HEAD_V) * BN * 128;
-template <u32 kSharers> using KeyCopy = PanelCopy<panels_of(HEAD_QK), key_swizzle, kSharers>;
-template <u32 kSharers> using ValueCopy = PanelCopy<panels_of(HEAD_V), value_swizzle, kSharers>;
+template <u32 kPanels, u32 (*kSwizzle)(u32), u32 kSharers> using Copy =
+    typename Choose<CODES != 0, CodedPanelCopy<kPanels, kSwizzle, kSharers>, PanelCopy<kPanels, kSwizzle, kSharers>>::Type;
+template <u32 kSharers> using KeyCopy = Copy<panels_of(HEAD_QK), key_swizzle, kSharers>;
+template <u32 kSharers> using ValueCopy = Copy<panels_of(HEAD_V), value_swizzle, kSharers>;
 
 /// All copies that the wave started are in LDS.
-DEVICE void finish_copies() { wait_loads<0>(); }
+DEVICE void finish_copies() {
+    if (CODES) {
+        order();
+        wait_lds();
+    } else {
+        wait_loads<0>();
+    }
+}
 
 /// SIZE columns of values as rows of a matrix product. A step is 16 (32 columns) or 32 (16 columns) 16-bit keys and half
 /// as many of 32 bits, in the order in which the sums of products of that size hold them.

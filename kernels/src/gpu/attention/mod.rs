@@ -53,7 +53,8 @@ pub mod operand {
 /// The launches of a problem on a chip of the family `arch`.
 ///
 /// The queries' rows, the keys' rows and all strides start at multiples of 16 bytes. Scores, sums and outputs are
-/// accumulated in f32; weights are rounded to the element type before they meet the values. A row that sees no key
+/// accumulated in f32; weights are rounded to the element type before they meet the values, as are queries
+/// that were multiplied by the scales of single columns of keys. A row that sees no key
 /// gives zeros. A mask in memory starts at a multiple of 16 bytes; caches of codes have none. What lies in the caches past
 /// a sequence's length is not used, whatever its bits are.
 pub fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
@@ -64,9 +65,6 @@ pub fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
     }
     match mainloop {
         Mainloop::Wgmma => wgmma::plan(arch, problem, chip),
-        Mainloop::Mfma if problem.codes.is_some() => {
-            Err(KernelError::parameter("matrix units of CDNA read caches in the element type only"))
-        }
         Mainloop::Mfma => mfma::plan(arch, problem, chip),
         Mainloop::MmaSync => mma_sync::plan(arch, problem, chip),
     }
@@ -107,6 +105,17 @@ fn places(problem: &Problem) -> [Arg; 4] {
         optional(operand::PAGE_TABLE, problem.keys != Keys::Contiguous),
         optional(operand::SINKS, problem.has_sinks),
     ]
+}
+
+/// Refuses codes that kernels for E4M3 with scales of heads do not read.
+fn check_e4m3(problem: &Problem) -> Result<()> {
+    match problem.codes {
+        Some(codes) if codes.code != Code::E4M3 || codes.scales == Scales::Channel => {
+            let what = format!("a cache of {codes:?}: e4m3 with a scale for each head at most");
+            Err(KernelError::parameter(what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Bytes of an element of the caches.

@@ -77,6 +77,15 @@ impl Code {
             Code::I4 => 4,
         }
     }
+
+    /// Part of a symbol, and as tables spell it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Code::E4M3 => "e4m3",
+            Code::I8 => "i8",
+            Code::I4 => "i4",
+        }
+    }
 }
 
 /// How many scales, of f32, the codes of keys have, and as many of values.
@@ -178,11 +187,9 @@ impl Problem {
             }
         }
         if let Some(codes) = self.codes
-            && (codes.code != Code::E4M3 || codes.scales == Scales::Channel)
+            && codes.code == Code::I4
         {
-            return Err(KernelError::parameter(format!(
-                "a cache of {codes:?}: e4m3 with a scale for each head at most"
-            )));
+            return Err(KernelError::parameter(format!("a cache of {codes:?}: codes of 8 bits only")));
         }
         if let Keys::Paged { page_rows, .. } = self.keys
             && page_rows % 16 != 0

@@ -1,9 +1,12 @@
 //! The kernel for a few query rows: parameters, legality, symbol, unit and launch.
 
 use super::table::Instructions;
-use super::{Problem, Sizes, cache_shape, element_name, head_name, operands, tile_bytes, unit};
+use super::{
+    Problem, Sizes, cache_shape, check_codes, element_name, kind_name, operands, scales, stored_bytes,
+    tile_bytes, unit,
+};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::mask;
+use crate::gpu::attention::{Code, mask};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Text, Unit};
@@ -27,6 +30,8 @@ pub struct DecodeParams {
     pub stages: u32,
     /// Reads a mask in memory.
     pub has_mask: bool,
+    /// What the cache holds instead of elements.
+    pub code: Option<Code>,
 }
 
 impl DecodeParams {
@@ -44,6 +49,9 @@ impl DecodeParams {
         if !(1..=8).contains(&waves) || !(1..=2).contains(&stages) {
             return fail("1 to 8 waves, 1 or 2 stages");
         }
+        if let Some(what) = check_codes(element, self.code, self.has_mask, [head_qk, head_v]) {
+            return fail(what);
+        }
         let registers = self.registers(element) * self.threads();
         if registers > chip.registers {
             return fail(&format!("about {registers} registers of {}", chip.registers));
@@ -57,11 +65,11 @@ impl DecodeParams {
 
     /// Registers of a lane: queries, keys of a block, values on their way, outputs, scores. An estimate from above.
     pub fn registers(&self, element: Element) -> u32 {
-        let words = element.bytes() as u32;
+        let (words, stored) = (element.bytes() as u32, stored_bytes(element, self.code));
         let tiles = self.rows / 16;
         let queries = tiles * self.head_qk * words / 16;
-        let keys = BN * self.head_qk * words / 256;
-        let values = if self.stages == 1 { BN * self.head_v * words / 256 } else { 0 };
+        let keys = BN * self.head_qk * stored / 256;
+        let values = if self.stages == 1 { BN * self.head_v * stored / 256 } else { 0 };
         (queries + keys + values + tiles * (self.head_v / 4 + 12) + 56).next_multiple_of(8)
     }
 
@@ -78,10 +86,10 @@ impl DecodeParams {
 
     /// Name of the entry point.
     pub fn symbol(&self, arch: &str, element: Element) -> Result<String> {
-        let (element, head) = (element_name(element)?, head_name(self.head_qk, self.head_v));
+        let kind = kind_name(element, self.code, [self.head_qk, self.head_v])?;
         let Self { rows, waves, stages, .. } = *self;
         let mask = if self.has_mask { "_memory" } else { "" };
-        Ok(format!("attention_decode_{element}_{head}{mask}__{arch}__rows{rows}_w{waves}_st{stages}"))
+        Ok(format!("attention_decode_{kind}{mask}__{arch}__rows{rows}_w{waves}_st{stages}"))
     }
 
     pub(super) fn unit(
@@ -103,6 +111,7 @@ impl DecodeParams {
         ];
         let sizes = Sizes {
             element,
+            code: self.code,
             numbers: &numbers,
             threads: self.threads(),
             shared_bytes: self.shared_bytes(element),
@@ -156,6 +165,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &DecodeParams, chip: &
         _ => Arg::Workspace { offset_bytes },
     }));
     args.extend(mask::arguments(problem));
+    args.extend(scales(problem));
     Ok(Plan {
         launches: vec![Launch {
             symbol: params.symbol(arch, problem.element)?,

@@ -1,9 +1,12 @@
 //! The kernel for many query rows: parameters, legality, symbol, unit and launch.
 
 use super::table::Instructions;
-use super::{Problem, Sizes, cache_shape, element_name, head_name, operands, tile_bytes, unit};
+use super::{
+    Problem, Sizes, cache_shape, check_codes, element_name, kind_name, operands, scales, stored_bytes,
+    tile_bytes, unit,
+};
 use crate::error::{KernelError, Result};
-use crate::gpu::attention::mask;
+use crate::gpu::attention::{Code, cached_bytes, mask};
 use crate::gpu::chip::Chip;
 use crate::gpu::launch::{Arg, Element, Launch, Plan};
 use crate::gpu::unit::{Text, Unit};
@@ -20,6 +23,8 @@ pub struct ForwardParams {
     pub waves: u32,
     /// Reads a mask in memory.
     pub has_mask: bool,
+    /// What the cache holds instead of elements.
+    pub code: Option<Code>,
 }
 
 impl ForwardParams {
@@ -36,6 +41,9 @@ impl ForwardParams {
         }
         if head_qk % 32 != 0 || head_v % 32 != 0 || head_qk.max(head_v) > 256 || head_qk.min(head_v) == 0 {
             return fail("head_qk and head_v must be multiples of 32 up to 256");
+        }
+        if let Some(what) = check_codes(element, self.code, self.has_mask, [head_qk, head_v]) {
+            return fail(what);
         }
         let registers = self.registers(element) * self.threads();
         if registers > chip.registers {
@@ -54,7 +62,7 @@ impl ForwardParams {
         let words = element.bytes() as u32;
         let queries = head_qk * words / 8;
         let weights = if words == 4 { 0 } else { bn / 4 };
-        let staged = (head_qk + head_v) * bn * words / (waves * 64 * 4);
+        let staged = (head_qk + head_v) * bn * stored_bytes(element, self.code) / (waves * 64 * 4);
         (queries + bn / 2 + weights + head_v / 2 + staged + 64).next_multiple_of(8)
     }
 
@@ -74,9 +82,9 @@ impl ForwardParams {
 
     /// Name of the entry point.
     pub fn symbol(&self, arch: &str, element: Element) -> Result<String> {
-        let (element, head) = (element_name(element)?, head_name(self.head_qk, self.head_v));
+        let kind = kind_name(element, self.code, [self.head_qk, self.head_v])?;
         let mask = if self.has_mask { "_memory" } else { "" };
-        Ok(format!("attention_{element}_{head}{mask}__{arch}__bm{}_bn{}", self.bm(), self.bn))
+        Ok(format!("attention_{kind}{mask}__{arch}__bm{}_bn{}", self.bm(), self.bn))
     }
 
     pub(super) fn unit(
@@ -96,6 +104,7 @@ impl ForwardParams {
         ];
         let sizes = Sizes {
             element,
+            code: self.code,
             numbers: &numbers,
             threads: self.threads(),
             shared_bytes: self.shared_bytes(element),
@@ -113,7 +122,7 @@ fn section(problem: &Problem, chip: &Chip) -> u32 {
         return 1;
     }
     let columns = u64::from(problem.head_qk + problem.head_v);
-    let head_bytes = u64::from(problem.kv_len) * columns * problem.element.bytes();
+    let head_bytes = u64::from(problem.kv_len) * columns * cached_bytes(problem);
     let kv_heads = (chip.l2_bytes * 2 / 3 / head_bytes.max(1)).max(1);
     let fitting = u32::try_from(kv_heads * u64::from(problem.group())).unwrap_or(heads).clamp(1, heads);
     1 << fitting.ilog2()
@@ -135,6 +144,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, params: &ForwardParams, chip: 
     args.extend(operands(problem));
     args.push(Arg::U32(chip.dies));
     args.extend(mask::arguments(problem));
+    args.extend(scales(problem));
     Ok(Plan {
         launches: vec![Launch {
             symbol: params.symbol(arch, problem.element)?,

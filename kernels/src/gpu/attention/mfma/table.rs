@@ -3,6 +3,7 @@
 use super::{DecodeParams, ForwardParams, Problem};
 use crate::error::{KernelError, Result};
 use crate::gpu::arch::{self, Arch, Tables};
+use crate::gpu::attention::Code;
 use crate::gpu::attention::table::{self as shared, Params, Ranged, element, size, size_or};
 use crate::gpu::launch::Element;
 use crate::gpu::unit::Unit;
@@ -13,6 +14,16 @@ use crate::table;
 pub enum Row {
     Forward(ForwardParams),
     Decode(DecodeParams),
+}
+
+impl Row {
+    /// What its cache holds instead of elements.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Row::Forward(p) => p.code,
+            Row::Decode(p) => p.code,
+        }
+    }
 }
 
 impl Params for Row {
@@ -31,6 +42,7 @@ impl Params for Row {
                 bn: size(row, "bn")?,
                 waves: size(row, "waves")?,
                 has_mask: size_or(row, "mask", 0)? != 0,
+                code: code(row)?,
             })),
             "decode" => Ok(Row::Decode(DecodeParams {
                 head_qk: size(row, "head_qk")?,
@@ -39,10 +51,22 @@ impl Params for Row {
                 waves: size(row, "waves")?,
                 stages: size(row, "stages")?,
                 has_mask: size_or(row, "mask", 0)? != 0,
+                code: code(row)?,
             })),
             other => Err(KernelError::table(format!("row [[{other}]]: forward, decode or instructions"))),
         }
     }
+}
+
+/// The row's `codes`: none where it has no such key.
+fn code(row: &table::Row) -> Result<Option<Code>> {
+    if row.get("codes").is_none() {
+        return Ok(None);
+    }
+    let name = row.text("codes")?;
+    let known = [Code::E4M3, Code::I8].into_iter().find(|code| code.name() == name);
+    let unknown = || KernelError::table(format!("codes '{name}': e4m3 or i8"));
+    known.map(Some).ok_or_else(unknown)
 }
 
 /// What a family's compiled kernels for an element type contain.
@@ -50,6 +74,7 @@ impl Params for Row {
 pub struct Instructions {
     is_decode: bool,
     element: Element,
+    code: Option<Code>,
     /// Starts of mnemonics anywhere, and in the main loop.
     pub required: Vec<&'static str>,
     pub loop_required: Vec<&'static str>,
@@ -59,6 +84,8 @@ pub struct Instructions {
     pub reads_a_value_piece: u32,
     /// Vector instructions that round two weights to the element type.
     pub vector_a_pack: u32,
+    /// Vector instructions that make elements of four codes.
+    pub vector_a_code_word: u32,
 }
 
 struct Table {
@@ -75,7 +102,8 @@ pub fn rows(arch: &str) -> Result<Vec<(Row, Element)>> {
 /// What the family's compiled kernels contain.
 pub fn instructions(arch: &str, row: &Row, element: Element) -> Result<&'static Instructions> {
     let is_decode = matches!(row, Row::Decode(_));
-    let is_it = |has: &&Instructions| has.is_decode == is_decode && has.element == element;
+    let is_it =
+        |has: &&Instructions| has.is_decode == is_decode && has.element == element && has.code == row.code();
     table(arch)?.instructions.iter().find(is_it).ok_or_else(|| {
         KernelError::table(format!("arch '{arch}': no [[instructions]] of {element:?} for {row:?}"))
     })
@@ -104,24 +132,28 @@ fn read_instructions(row: &'static table::Row) -> Result<Instructions> {
     Ok(Instructions {
         is_decode: row.text("kernel")? == "decode",
         element: element(row.text("element")?)?,
+        code: code(row)?,
         required: words("required")?,
         loop_required: words("loop_required")?,
         products_a_piece: size(row, "products_a_piece")?,
         reads_a_value_piece: size(row, "reads_a_value_piece")?,
         vector_a_pack: size(row, "vector_a_pack")?,
+        vector_a_code_word: size_or(row, "vector_a_code_word", 0)?,
     })
 }
 
 /// The row for a problem: a decode row where one is for so few query rows, else a forward row.
 pub fn select(arch: &str, problem: &Problem) -> Result<Row> {
     let packed = problem.typical_rows().saturating_mul(problem.group());
-    let has_mask = problem.mask.is_some();
+    let (has_mask, code) = (problem.mask.is_some(), problem.codes.map(|codes| codes.code));
     let is_decode = |row: &Row| match row {
         // The tile that reads the cache once, or the widest there is.
-        Row::Decode(p) => p.has_mask == has_mask && (p.rows >= packed || p.rows == 32 || p.head_v > 128),
+        Row::Decode(p) => {
+            p.has_mask == has_mask && p.code == code && (p.rows >= packed || p.rows == 32 || p.head_v > 128)
+        }
         Row::Forward(_) => false,
     };
-    let is_forward = |row: &Row| matches!(row, Row::Forward(p) if p.has_mask == has_mask);
+    let is_forward = |row: &Row| matches!(row, Row::Forward(p) if p.has_mask == has_mask && p.code == code);
     shared::select(&table(arch)?.rows, problem, is_decode, is_forward)
 }
 

@@ -22,6 +22,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
 /// The launches with parameters of the caller's choice, for measuring them.
 pub fn plan_with(arch: &str, problem: &Problem, row: &Row, chip: &Chip) -> Result<Plan> {
     problem.check()?;
+    super::check_e4m3(problem)?;
     check_cache(problem)?;
     let is_coded = match row {
         Row::Forward(params) => params.is_coded,

@@ -21,6 +21,7 @@ pub(super) fn plan(arch: &str, problem: &Problem, chip: &Chip) -> Result<Plan> {
 /// The launches with parameters of the caller's choice, for measuring them.
 pub fn plan_with(arch: &str, problem: &Problem, row: &Row, chip: &Chip) -> Result<Plan> {
     problem.check()?;
+    super::check_e4m3(problem)?;
     match row {
         Row::Forward(params) => forward::plan(arch, problem, params, chip),
         Row::Decode(params) => decode::plan(arch, problem, params, chip),
