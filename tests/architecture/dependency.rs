@@ -151,7 +151,7 @@ fn named_dependencies_have_one_home() {
         ("cudarc", &["providers/cuda"]),
         ("hip-sys", &["providers/rocm"]),
         ("anyhow", &["tools"]),
-        ("clap", &["tools"]),
+        ("clap", &["tools", "tests"]),
     ];
     let mut violations = Vec::new();
     for user in crates() {

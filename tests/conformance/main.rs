@@ -1,13 +1,4 @@
 //! The ONNX backend suite through the public session API: every case of a folder, isolated from crashes and hangs.
-//!
-//! `conformance CASES [--provider NAME] [--provider-library FILE] [--lists FOLDER] [--kind NAME]...
-//! [--filter TEXT]... [--ops A,B] [--threads N] [--limit SECONDS] [--csv FILE] [--table FILE [--check]]
-//! [--agreement SHARE] [--verbose]`
-//! CASES holds `<kind>/<case>/{model.onnx, meta.json, test_data_set_<n>/{input,output}_<i>.pb}`; a kind may be an archive
-//! `<kind>.zip` of such folders. Cases run in worker processes; a worker that dies or stalls costs its case and is
-//! replaced. Exits 1 when a result differs from what the provider's lists expect (`unsupported.toml` and
-//! `expected_failures.toml` of the folder `--lists`), and with `--check` when the table in the file is not this run's; with
-//! `--agreement` only when a smaller share of the cases passes.
 
 mod case;
 mod compare;
@@ -21,105 +12,91 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The options of a run.
+use clap::Parser;
+
+const EXAMPLES: &str = "\
+Examples:
+  conformance cases --filter softmax            cases whose name contains `softmax`
+  conformance cases --ops Conv,Gemm --verbose   cases with a node of either operator, counts by operator
+  conformance cases --provider cuda --provider-library libtenon_provider_cuda.so --csv outcomes.csv
+
+Cases run in worker processes: one that dies or stalls costs its case and is replaced. The exit status is 1 when a result
+differs from what the lists expect, 2 when the suite cannot run.";
+
+/// Runs the cases of the ONNX backend suite and holds the outcomes to a provider's lists.
+#[derive(Parser)]
+#[command(name = "conformance", after_help = EXAMPLES, max_term_width = 110)]
 pub struct Options {
+    /// Folder of `<kind>/<case>/{model.onnx, test_data_set_<n>/{input,output}_<i>.pb}`; a kind may be an archive
+    /// `<kind>.zip` of such folders
     pub cases: PathBuf,
+    /// Provider, with options as the runner takes them
+    #[arg(long, default_value = "cpu", value_name = "NAME")]
     pub provider: String,
+    /// Shared library that brings the provider
+    #[arg(long = "provider-library", value_name = "FILE")]
     pub library: Option<PathBuf>,
-    /// Folders or archives of the suite, such as `simple`; all of them when none is given.
-    pub kinds: Vec<String>,
-    pub filters: Vec<String>,
-    pub ops: Vec<String>,
-    pub workers: usize,
-    pub csv: Option<PathBuf>,
+    /// Folder of the provider's lists: `unsupported.toml` and `expected_failures.toml`
+    #[arg(long, value_name = "FOLDER")]
     pub lists: Option<PathBuf>,
-    /// Where the table of a whole run goes.
-    pub table: Option<PathBuf>,
-    /// Compare with the table in the file instead of writing it.
-    pub check: bool,
-    /// The share of cases that must pass, instead of all.
-    pub agreement: Option<f64>,
-    pub verbose: bool,
-    /// Time after which a case counts as hanging.
+    /// Only this kind of case, such as `simple`; may be given several times
+    #[arg(long = "kind", value_name = "NAME")]
+    pub kinds: Vec<String>,
+    /// Only cases whose name contains this; may be given several times
+    #[arg(long = "filter", value_name = "TEXT")]
+    pub filters: Vec<String>,
+    /// Only cases with a node of one of these operators
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub ops: Vec<String>,
+    /// Worker processes
+    #[arg(long = "threads", value_name = "N", default_value_t = cores())]
+    pub workers: usize,
+    /// Time after which a case counts as hanging
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     pub limit: Duration,
+    /// Write each case's outcome and time here
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write the table of the run here, in Markdown
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
+    /// Compare with the table in the file instead of writing it
+    #[arg(long, requires = "table")]
+    pub check: bool,
+    /// Share of the cases that must pass, instead of all
+    #[arg(long, value_name = "SHARE")]
+    pub agreement: Option<f64>,
+    /// Print how many cases of each operator pass
+    #[arg(long)]
+    pub verbose: bool,
+    /// Answer cases on standard input
+    #[arg(long, hide = true)]
+    worker: bool,
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse().map(Duration::from_secs)
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let options = match parse(&arguments) {
-        Ok(options) => options,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return ExitCode::from(2);
-        }
-    };
-    if arguments.iter().any(|argument| argument == "--worker") {
+    let options = Options::parse();
+    if options.worker {
         return case::serve(&options);
     }
-    let cases = match case::find(&options) {
-        Ok(cases) => cases,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return ExitCode::from(2);
-        }
-    };
-    let lists = match lists::Lists::read(options.lists.as_deref()) {
-        Ok(lists) => lists,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return ExitCode::from(2);
-        }
-    };
-    let results = pool::run(&cases, &arguments, &options);
-    report::print(&results, &lists, &options)
+    run(&options).unwrap_or_else(|message| {
+        eprintln!("error: {message}");
+        ExitCode::from(2)
+    })
 }
 
-fn parse(arguments: &[String]) -> Result<Options, String> {
-    let mut options = Options {
-        cases: PathBuf::new(),
-        provider: "cpu".into(),
-        library: None,
-        kinds: Vec::new(),
-        filters: Vec::new(),
-        ops: Vec::new(),
-        workers: std::thread::available_parallelism().map_or(1, usize::from),
-        csv: None,
-        lists: None,
-        table: None,
-        check: false,
-        agreement: None,
-        verbose: false,
-        limit: Duration::from_secs(20),
-    };
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().cloned().ok_or_else(|| format!("{argument} needs a value"));
-        match argument.as_str() {
-            "--provider" => options.provider = value()?,
-            "--provider-library" => options.library = Some(value()?.into()),
-            "--kind" => options.kinds.push(value()?),
-            "--limit" => {
-                let seconds = value()?.parse().map_err(|_| "--limit needs a number of seconds")?;
-                options.limit = Duration::from_secs(seconds);
-            }
-            "--filter" => options.filters.push(value()?),
-            "--ops" => options.ops.extend(value()?.split(',').map(String::from)),
-            "--threads" => options.workers = value()?.parse().map_err(|_| "--threads needs a number")?,
-            "--csv" => options.csv = Some(value()?.into()),
-            "--lists" => options.lists = Some(value()?.into()),
-            "--table" => options.table = Some(value()?.into()),
-            "--agreement" => {
-                options.agreement = Some(value()?.parse().map_err(|_| "--agreement needs a number")?);
-            }
-            "--check" => options.check = true,
-            "--verbose" => options.verbose = true,
-            "--worker" => {}
-            flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),
-            folder => options.cases = folder.into(),
-        }
-    }
-    if options.cases.as_os_str().is_empty() {
-        return Err("the folder of cases is missing".into());
-    }
-    Ok(options)
+fn run(options: &Options) -> Result<ExitCode, String> {
+    let cases = case::find(options)?;
+    let lists = lists::Lists::read(options.lists.as_deref())?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let results = pool::run(&cases, &arguments, options);
+    Ok(report::print(&results, &lists, options))
 }
