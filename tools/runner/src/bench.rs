@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anstream::println;
 use anyhow::{Result, ensure};
 use serde_json::{Value as Json, json};
+use tenon_roofline::table::Table;
 use tenon_runtime::session::Session;
 use tenon_runtime::tensor::Value;
 
@@ -14,7 +15,6 @@ use crate::open::Opened;
 use crate::output;
 use crate::progress::Progress;
 use crate::quantity::{self, milliseconds};
-use crate::table::Table;
 
 /// Runs measured at least, however long they take.
 const MIN_RUNS: usize = 3;

@@ -16,7 +16,6 @@ mod providers;
 mod quantity;
 mod run;
 mod summary;
-mod table;
 mod testdata;
 mod verify;
 

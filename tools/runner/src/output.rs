@@ -6,6 +6,7 @@ use std::time::Duration;
 use anstream::println;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
+use tenon_roofline::table::Table;
 use tenon_runtime::model;
 use tenon_runtime::session::Session;
 use tenon_runtime::tensor::Value;
@@ -13,7 +14,6 @@ use tenon_runtime::tensor::Value;
 use crate::inputs::{Feeds, npz};
 use crate::quantity;
 use crate::summary::{Class, Summary};
-use crate::table::Table;
 
 /// How often each provider was chosen, for JSON: `{name: node count}`.
 pub fn provider_counts(session: &Session) -> Json {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
 use tenon_plugin_api::TimelineEntry;
+use tenon_roofline::table::Table;
 
 use crate::quantity;
-use crate::table::Table;
 
 /// A provider's name and what it ran.
 pub type Entry = (String, TimelineEntry);

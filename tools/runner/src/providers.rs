@@ -3,12 +3,12 @@
 use anstream::println;
 use anyhow::Result;
 use serde_json::{Value as Json, json};
+use tenon_roofline::table::Table;
 use tenon_runtime::session::ProviderInfo;
 
 use crate::args::ProvidersArgs;
 use crate::open;
 use crate::quantity;
-use crate::table::Table;
 
 /// Lists every provider with its devices.
 pub fn run(args: &ProvidersArgs) -> Result<()> {

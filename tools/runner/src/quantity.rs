@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tenon_roofline::table::significant;
+
 /// Three significant digits and a unit: `1.23 ms`.
 pub fn time(duration: Duration) -> String {
     let ns = duration.as_nanos() as f64;
@@ -24,15 +26,6 @@ pub fn bytes(count: u64) -> String {
         value /= 1024.0;
     }
     format!("{} TiB", significant(value))
-}
-
-/// A number with about three significant digits, for values from 1 to 1000.
-fn significant(value: f64) -> String {
-    match value {
-        _ if value >= 99.95 => format!("{value:.0}"),
-        _ if value >= 9.995 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
 }
 
 /// A tensor element: up to five significant digits, without noise for integers.

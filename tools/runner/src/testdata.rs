@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anstream::println;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
+use tenon_roofline::table::Table;
 use tenon_runtime::session::{Session, ValueSpec};
 use tenon_runtime::tensor::Value;
 
@@ -13,7 +14,6 @@ use crate::args::Carry;
 use crate::compare::{self, Comparison, Tolerance};
 use crate::inputs::protobuf;
 use crate::progress::Progress;
-use crate::table::Table;
 
 /// The comparison of one output of one data set.
 struct Checked {

@@ -6,13 +6,13 @@ use std::path::Path;
 use anstream::println;
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
+use tenon_roofline::table::Table;
 use tenon_runtime::graph::Graph;
 use tenon_runtime::session::{Environment, ProviderRequest, Session, SessionOptions};
 use tenon_runtime::tensor::Value;
 
 use crate::compare::{self, Comparison, Tolerance};
 use crate::inputs::Feeds;
-use crate::table::Table;
 
 /// A value that was compared, and the operator that made it.
 struct Compared {

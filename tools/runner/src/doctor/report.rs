@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use tenon_autotune::rows::{self, Evidence};
 use tenon_kernels::gpu::matmul::{Kind, mfma, wgmma};
 use tenon_plugin_api::DeviceInfo;
+use tenon_roofline::table::Table;
 use tenon_runtime::dtype::DType;
 
 use super::blaslt::Peer;
@@ -16,7 +17,6 @@ use super::measure::{Timing, Verdict};
 use super::probe::{Probe, Product};
 use super::transfer::Transfer;
 use super::tune::Tuned;
-use crate::table::Table;
 
 /// What was found of one probe.
 pub struct Row {
