@@ -1,13 +1,17 @@
 """Checks a GPU provider on a machine that has the device, from carried binaries alone, and prints a table last.
 
-    gpu_check.py --runner RUNNER --conformance CONFORMANCE --library libtenon_provider_X.so --cases FOLDER
-                 [--lists FOLDER] [--models FOLDER] [--pack PACK --kernels CASES.jsonl] [--provider cuda] [--minutes 6]
+    gpu_check.py [--provider cuda] [--minutes 8] [--runner RUNNER] [--conformance CONFORMANCE] [--library LIBRARY]
+                 [--cases FOLDER] [--lists FOLDER] [--pack PACK|FOLDER] [--llama LLAMA]
+                 [--decoders FOLDER] [--models FOLDER]
 
-First the kernels of a pack on their own (`gpu_kernels.py`, CUDA only): against float64, under compute-sanitizer where it
-is installed, and their share of a copy's bandwidth. Then the conformance suite, whose folders may be archives, with nodes
-that the device declines on the CPU; a run with --strict names the operators that are left there. Every .onnx file under
-the models' folder is run on the device and compared with the CPU provider, then timed on both, and by ONNX Runtime where
-it is installed, on the inputs of the .npz file beside it (arrays by the names of inputs) or else on invented ones. Exits 1 when a kernel, a case or a model fails.
+`cargo xtask kit` gathers all of them beside this script, and what lies there needs no option. What is absent is left out.
+First the kernels on their own (`gpu_kernels.py`, CUDA only): against float64, under compute-sanitizer where it is
+installed, and their share of a copy's bandwidth. Then the decoders that make_llama.py wrote: small ones against the CPU
+provider, large ones timed. Every .onnx file under the models' folder is run on the device and compared with its stored
+outputs or the CPU provider, then timed on both, and by ONNX Runtime where it is installed, on the inputs of the .npz file
+beside it (arrays by the names of inputs) or else on invented ones. Last the conformance suite, whose folders may be
+archives, with nodes that the device declines on the CPU; a run with --strict names the operators that are left there.
+Exits 1 when a kernel, a decoder, a model or a case fails.
 """
 
 import argparse
@@ -54,7 +58,7 @@ class Check:
     def kernels(self):
         """The kernels alone: against float64, their bandwidth, and a few of them under the sanitizer."""
         options, own = self.options, os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_kernels.py")
-        command = [sys.executable, own, "--pack", options.pack, "--cases", options.kernels]
+        command = [sys.executable, own, "--pack", options.pack]
         status, out, error = run([*command, "--seconds", "60"], min(self.left(), 150))
         print(out + error)
         lines = [line for line in out.splitlines() if line.startswith(("checked", "copy of"))]
@@ -83,9 +87,29 @@ class Check:
         detail = f"{summary} ({time.monotonic() - start:.0f} s)"
         self.add("conformance", "ok" if status == 0 else "failed", detail, status != 0)
 
+    def decoders(self):
+        """Decoder graphs: the small ones equal the CPU provider's, the large ones tell tokens a second."""
+        options = self.options
+        for name in sorted(os.listdir(options.decoders), reverse=True):
+            folder = os.path.join(options.decoders, name)
+            with open(os.path.join(folder, "model.json")) as file:
+                is_small = json.load(file)["hidden"] < 1024
+            folder_of_libraries = os.path.dirname(os.path.abspath(options.library))
+            reference = os.path.join(folder_of_libraries, "libtenon_provider_cpu.so")
+            base = [options.llama, folder, "--library", options.library, "--provider", options.provider]
+            if is_small:
+                base += ["--library", reference, "--compare", "cpu", "--batch", "3", "--prompt", "130", "--steps", "12"]
+                status, out, error = run([*base, "--length", "256"], min(self.left(), 60))
+                self.add(name, "equal" if status == 0 else "DIFFERS", last(out + error), status != 0)
+                continue
+            for batch in (1, 16, 64):
+                shape = ["--batch", str(batch), "--prompt", "512", "--steps", "128", "--length", "1024", "--repeat", "3"]
+                status, out, error = run([*base, *shape], min(self.left(), 60))
+                self.add(name, "ok" if status == 0 else "failed", last(out if status == 0 else error), status != 0)
+
     def model(self, path):
         options, folder = self.options, os.path.dirname(os.path.abspath(self.options.library))
-        name = os.path.relpath(path, options.models)
+        name = os.path.relpath(path, options.models).removesuffix("/model.onnx")
         inputs = path.removesuffix(".onnx") + ".npz"
         given = ["--input", inputs] if os.path.exists(inputs) else []
         base = [options.runner, path, "--provider-dir", folder, *given]
@@ -116,8 +140,10 @@ class Check:
 
     def all(self):
         self.providers()
-        if self.options.pack and self.options.kernels:
+        if self.options.pack:
             self.kernels()
+        if self.options.llama and self.options.decoders:
+            self.decoders()
         if self.options.models:
             found = [
                 os.path.join(folder, file)
@@ -128,7 +154,7 @@ class Check:
             for path in sorted(found, key=os.path.getsize):
                 if self.left() > 20:
                     self.model(path)
-        if self.options.cases:
+        if self.options.cases and self.options.conformance:
             self.conformance()
         print("\n=== table")
         width = max(len(row[0]) for row in self.rows)
@@ -163,6 +189,11 @@ def onnxruntime_median(path, given):
         return f"failed ({type(error).__name__})"
 
 
+def last(text):
+    """The last line of a program's output, its columns narrowed."""
+    return " ".join(next((line for line in reversed(text.splitlines()) if line.strip()), "").split())
+
+
 def median(text):
     """The median time of a run in a bench's JSON."""
     try:
@@ -171,21 +202,33 @@ def median(text):
         return "failed"
 
 
+def beside(*names):
+    """The first of these files and folders that lies beside the script, else None."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    paths = [os.path.join(here, name) for name in names]
+    return next((path for path in paths if os.path.exists(path)), None)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runner", required=True)
-    parser.add_argument("--conformance")
-    parser.add_argument("--library", required=True)
-    parser.add_argument("--cases")
-    parser.add_argument("--lists")
-    parser.add_argument("--csv")
-    parser.add_argument("--models")
-    parser.add_argument("--pack", help="kernels of the device, as `cargo xtask kernels` writes them")
-    parser.add_argument("--kernels", help="what `cargo run -p tenon-kernels --example gpu_cases` prints")
-    parser.add_argument("--provider", default="cuda")
-    parser.add_argument("--workers", type=int, default=6)
-    parser.add_argument("--minutes", type=float, default=6)
-    sys.exit(Check(parser.parse_args()).all())
+    parser.add_argument("--provider", default="cuda" if beside("libtenon_provider_cuda.so") else "rocm")
+    parser.add_argument("--minutes", type=float, default=8, help="time for all of it")
+    parser.add_argument("--runner", default=beside("runner"))
+    parser.add_argument("--conformance", default=beside("conformance"))
+    parser.add_argument("--library", default=beside("libtenon_provider_cuda.so", "libtenon_provider_rocm.so"))
+    parser.add_argument("--cases", default=beside("cases"), help="the suite's cases")
+    parser.add_argument("--lists", default=beside("lists"), help="the provider's lists of cases that need not pass")
+    parser.add_argument("--csv", help="write the outcome of each case here")
+    parser.add_argument("--pack", default=beside("kernels"), help="packs of kernels with their cases beside them")
+    parser.add_argument("--llama", default=beside("llama"))
+    parser.add_argument("--decoders", default=beside("decoders"), help="folders that make_llama.py wrote")
+    parser.add_argument("--models", default=beside("models"))
+    parser.add_argument("--workers", type=int, default=min(12, os.cpu_count() or 1))
+    options = parser.parse_args()
+    missing = [name for name in ("runner", "library") if not getattr(options, name)]
+    if missing:
+        parser.error(f"not found beside {os.path.basename(__file__)}: {', '.join(missing)}; `cargo xtask kit` makes them")
+    sys.exit(Check(options).all())
 
 
 if __name__ == "__main__":

@@ -39,14 +39,7 @@ impl Default for Args {
 
 /// Writes the cases if there are none and runs them; the CPU provider has a table of its results.
 pub fn run(args: &Args) -> Result<()> {
-    let cases = place::target().join("conformance-cases");
-    // Written last by the script, so that an interrupted dump is done again.
-    if args.fresh || !cases.join("index.json").is_file() {
-        if cases.exists() {
-            std::fs::remove_dir_all(&cases).with_context(|| format!("cannot empty {}", cases.display()))?;
-        }
-        process::run(Command::new(venv::python()?).arg(place::script("dump_cases.py")).arg(&cases))?;
-    }
+    let cases = write_cases(args.fresh)?;
     let lists = place::root().join("providers").join(&args.provider).join("conformance");
     let mut suite = Command::new(build(args.release)?);
     suite.arg(&cases).arg("--lists").arg(&lists).args(["--provider", &args.provider]);
@@ -64,6 +57,19 @@ pub fn run(args: &Args) -> Result<()> {
         provider::emulate(&mut suite, chip)?;
     }
     process::run(suite.args(&args.rest))
+}
+
+/// The folder of the suite's cases, which are written where there are none, or again.
+pub fn write_cases(fresh: bool) -> Result<PathBuf> {
+    let cases = place::target().join("conformance-cases");
+    // Written last by the script, so that an interrupted dump is done again.
+    if fresh || !cases.join("index.json").is_file() {
+        if cases.exists() {
+            std::fs::remove_dir_all(&cases).with_context(|| format!("cannot empty {}", cases.display()))?;
+        }
+        process::run(Command::new(venv::python()?).arg(place::script("dump_cases.py")).arg(&cases))?;
+    }
+    Ok(cases)
 }
 
 /// Builds the suite's program and returns its path.

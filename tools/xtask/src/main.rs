@@ -1,4 +1,4 @@
-//! Developer commands: generate, tidy, test, conformance, contrib, fuzz, zoo, bench, kernels, rocm, dist. One
+//! Developer commands: generate, tidy, test, conformance, contrib, fuzz, zoo, bench, kernels, rocm, dist, kit. One
 //! module for each subcommand.
 
 mod bench;
@@ -9,6 +9,7 @@ mod executed;
 mod fuzz;
 mod generate;
 mod kernels;
+mod kit;
 mod place;
 mod process;
 mod provider;
@@ -51,6 +52,8 @@ enum Command {
     Rocm(rocm::Args),
     /// Build what is shipped into target/dist
     Dist(dist::Args),
+    /// Gather what checks a GPU provider on a machine that has the device into target/kit
+    Kit(kit::Args),
     /// Make the Python environment that scripts run in, and print its interpreter
     Venv(venv::Args),
 }
@@ -68,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         Command::Kernels(args) => kernels::run(&args),
         Command::Rocm(args) => rocm::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Kit(args) => kit::run(&args),
         Command::Venv(args) => venv::run(&args),
     }
 }
