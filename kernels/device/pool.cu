@@ -60,15 +60,14 @@ struct ResizeParams {
     u32 total;
     u32 rank; // innermost first
     u32 input[RESIZE_RANK], output[RESIZE_RANK];
-    float scale[RESIZE_RANK];  // source step of one output step
-    float offset[RESIZE_RANK]; // source = (position + shift) * scale + offset
-    float shift[RESIZE_RANK];
+    // source = (position + shift) * times / over + offset
+    float times[RESIZE_RANK], over[RESIZE_RANK], offset[RESIZE_RANK], shift[RESIZE_RANK];
     u32 is_linear;
     u32 nearest; // NEAREST_*
 };
 
 __device__ __forceinline__ float source_position(const ResizeParams &p, u32 d, u32 position) {
-    return ((float)position + p.shift[d]) * p.scale[d] + p.offset[d];
+    return ((float)position + p.shift[d]) * p.times[d] / p.over[d] + p.offset[d];
 }
 
 template <class S> __device__ __forceinline__ void resize(S *y, const S *x, const ResizeParams &p) {
@@ -86,7 +85,7 @@ template <class S> __device__ __forceinline__ void resize(S *y, const S *x, cons
         u32 position = rest % p.output[d];
         rest /= p.output[d];
         int last = (int)p.input[d] - 1;
-        if (p.input[d] == p.output[d] && p.scale[d] == 1.0f) {
+        if (p.input[d] == p.output[d] && p.times[d] == p.over[d]) {
             base += position * stride;
         } else if (p.is_linear) {
             float source = source_position(p, d, position);

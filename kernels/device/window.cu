@@ -127,7 +127,7 @@ __device__ __forceinline__ void grid_sample(S *to, const S *image, const void *g
 
 struct ResampleParams {
     u32 total, input, output, inner; // elements of the result; elements along the axis before and after; behind it
-    float scale, shift, offset;      // the source position of output i: (i + shift) * scale + offset
+    float times, over, shift, offset; // the source position of output i: (i + shift) * times / over + offset
     float shrink, cubic;             // distances are multiplied by it; the cubic kernel's parameter
     u32 is_cubic, excludes_outside, normalizes;
 };
@@ -139,7 +139,7 @@ __device__ __forceinline__ void resample(D *to, const S *from, const ResamplePar
     u32 at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= p.total) return;
     u32 column = at % p.inner, position = at / p.inner % p.output, outer = at / p.inner / p.output;
-    float source = ((float)position + p.shift) * p.scale + p.offset;
+    float source = ((float)position + p.shift) * p.times / p.over + p.offset;
     int before = (int)floorf(-(p.is_cubic ? 2.0f : 1.0f) / p.shrink) + 1, width = 2 - 2 * before;
     int first = (int)floorf(source) + before;
     float sum = 0.0f, weights = 0.0f;

@@ -239,7 +239,8 @@ fn images_are_resized_between_their_pixels() {
     let dim = |input: usize, output: usize| ResizeDim {
         input,
         output,
-        scale: input as f32 / output as f32,
+        times: 1.0,
+        over: output as f32 / input as f32,
         shift: 0.5,
         offset: -0.5,
     };
@@ -255,7 +256,7 @@ fn images_are_resized_between_their_pixels() {
                 // Pixels and what they count, along one dimension.
                 let taps = |dim: &ResizeDim, at: usize| {
                     let last = dim.input as f64 - 1.0;
-                    let source = (at as f64 + 0.5) * f64::from(dim.scale) - 0.5;
+                    let source = (at as f64 + 0.5) / f64::from(dim.over) - 0.5;
                     let pixel = |at: f64| at.clamp(0.0, last) as usize;
                     match nearest {
                         Some(Nearest::Floor) => vec![(pixel(source.floor()), 1.0)],

@@ -162,7 +162,7 @@ fn axes_are_resampled_by_wide_kernels() {
                 let scale = output as f32 / input as f32;
                 // Half pixels, as they are by default.
                 let (shift, offset) = (0.5, -0.5);
-                let dim = ResizeDim { input, output, scale: scale.recip(), shift, offset };
+                let dim = ResizeDim { input, output, times: 1.0, over: scale, shift, offset };
                 let (x, values) = upload(&machine, from, &random(73, outer * input * inner, -3.0, 3.0));
                 let y = machine.poisoned(outer * output * inner * to.bytes());
                 let plan =
@@ -174,7 +174,7 @@ fn axes_are_resampled_by_wide_kernels() {
                         let (front, position) = (at / inner / output, at / inner % output);
                         let line: Vec<f64> =
                             (0..input).map(|i| values[(front * input + i) * inner + at % inner]).collect();
-                        let source = (position as f64 + 0.5) * f64::from(dim.scale) - 0.5;
+                        let source = (position as f64 + 0.5) / f64::from(dim.over) - 0.5;
                         resampled(&line, source, shrink, filter)
                     })
                     .collect();

@@ -27,7 +27,8 @@ import time
 def run(command, limit, **more):
     """The exit status and the text of a program; 124 when it ran past its limit."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=max(limit, 1), **more)
+        quiet = {**os.environ, "RUST_BACKTRACE": "0"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=max(limit, 1), env=quiet, **more)
         return done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as late:
         text = late.stdout or b""

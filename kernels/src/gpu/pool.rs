@@ -99,12 +99,14 @@ pub enum Nearest {
     Ceil,
 }
 
-/// One dimension of a resize: the source position of output `i` is `(i + shift) * scale + offset`.
+/// One dimension of a resize: the source position of output `i` is `(i + shift) * times / over + offset`, rounded
+/// after each operation: a quotient of scales is often none that a float holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ResizeDim {
     pub input: usize,
     pub output: usize,
-    pub scale: f32,
+    pub times: f32,
+    pub over: f32,
     pub shift: f32,
     pub offset: f32,
 }
@@ -125,7 +127,8 @@ pub fn resize(scalar: Scalar, dims: &[ResizeDim], nearest: Option<Nearest>) -> R
         .u32(dims.len() as u32)
         .u32s::<RESIZE_RANK>(inner_first().map(|dim| dim.input as u32), 1)
         .u32s::<RESIZE_RANK>(inner_first().map(|dim| dim.output as u32), 1)
-        .f32s::<RESIZE_RANK>(inner_first().map(|dim| dim.scale))
+        .f32s::<RESIZE_RANK>(inner_first().map(|dim| dim.times))
+        .f32s::<RESIZE_RANK>(inner_first().map(|dim| dim.over))
         .f32s::<RESIZE_RANK>(inner_first().map(|dim| dim.offset))
         .f32s::<RESIZE_RANK>(inner_first().map(|dim| dim.shift))
         .u32(nearest.is_none().into())

@@ -121,7 +121,7 @@ pub fn resample(
     }
     let parameters = Structure::default()
         .u32s::<4>([count, dim.input as u32, dim.output as u32, inner as u32], 0)
-        .f32s::<3>([dim.scale, dim.shift, dim.offset])
+        .f32s::<4>([dim.times, dim.over, dim.shift, dim.offset])
         .f32(shrink)
         .f32(filter.cubic.unwrap_or(0.0))
         .u32(filter.cubic.is_some().into())

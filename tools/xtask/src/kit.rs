@@ -14,7 +14,10 @@ use crate::{conformance, kernels, place, process, venv};
 /// The decoders of the kit: a small one, whose tokens are compared with the CPU provider's, and one of Llama-3.1-8B's shape
 /// that is timed. Neither holds weights; they are made on the device.
 const DECODERS: [(&str, &str); 2] = [
-    ("small", "--layers 3 --hidden 512 --heads 8 --kv-heads 2 --head 64 --ffn 1024 --vocab 1000 --dtype f16"),
+    (
+        "small",
+        "--layers 3 --hidden 512 --heads 8 --kv-heads 2 --head 64 --ffn 1024 --vocab 1000 --dtype f16 --logits",
+    ),
     ("llama-8b", "--dtype bf16"),
 ];
 

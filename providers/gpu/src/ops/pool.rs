@@ -157,7 +157,7 @@ fn resample(cx: &mut Expansion<'_, '_>, dims: &[ResizeDim], factors: &[f32], fil
 }
 
 fn unchanged(size: usize) -> ResizeDim {
-    ResizeDim { input: size, output: size, scale: 1.0, shift: 0.0, offset: 0.0 }
+    ResizeDim { input: size, output: size, times: 1.0, over: 1.0, shift: 0.0, offset: 0.0 }
 }
 
 impl Resize {
@@ -165,21 +165,19 @@ impl Resize {
         if input == output && factor == 1.0 {
             return unchanged(input);
         }
-        let (shift, scale, offset) = match self.coordinates {
-            Coordinates::Asymmetric => (0.0, 1.0 / factor, 0.0),
-            Coordinates::AlignCorners if output > 1 => {
-                (0.0, (input as f32 - 1.0) / (output as f32 - 1.0), 0.0)
-            }
-            Coordinates::AlignCorners => (0.0, 0.0, 0.0),
-            Coordinates::PytorchHalfPixel if output == 1 => (0.0, 0.0, 0.0),
+        let (shift, times, over, offset) = match self.coordinates {
+            Coordinates::Asymmetric => (0.0, 1.0, factor, 0.0),
+            Coordinates::AlignCorners if output > 1 => (0.0, input as f32 - 1.0, output as f32 - 1.0, 0.0),
+            Coordinates::AlignCorners => (0.0, 0.0, 1.0, 0.0),
+            Coordinates::PytorchHalfPixel if output == 1 => (0.0, 0.0, 1.0, 0.0),
             Coordinates::HalfPixelSymmetric => {
                 let adjustment = output as f32 / (factor * input as f32);
                 let centre = input as f32 / 2.0;
-                (0.5, 1.0 / factor, centre * (1.0 - adjustment) - 0.5)
+                (0.5, 1.0, factor, centre * (1.0 - adjustment) - 0.5)
             }
-            _ => (0.5, 1.0 / factor, -0.5),
+            _ => (0.5, 1.0, factor, -0.5),
         };
-        ResizeDim { input, output, scale, shift, offset }
+        ResizeDim { input, output, times, over, shift, offset }
     }
 }
 
