@@ -81,12 +81,12 @@ fn check(
 ) {
     let program = program(ops, scalar, dims, &strides);
     let (low, high) = if ops[0] == Sqrt { (0.0, 9.0) } else { (0.2, 3.0) };
-    let count = dims[0] * dims[1];
+    let (count, seed) = (dims[0] * dims[1], fastrand::u64(..));
     let inputs: Vec<(u64, Vec<f64>)> = (0..program.operands.len())
         .map(|k| {
             // Both signs in front; what divides is none too small.
             let low = if k == 0 && ops[0] != Sqrt { -high } else { low };
-            upload(machine, scalar, &random(50 + k as u64, count, low, high))
+            upload(machine, scalar, &random(seed.wrapping_add(k as u64), count, low, high))
         })
         .collect();
     let y = machine.poisoned(count * scalar.bytes());
@@ -109,7 +109,7 @@ fn check(
         })
         .collect();
     let tolerance = 8e-6 + 2.0 * rounding(scalar);
-    let what = format!("{symbol} on {}", machine.family.name);
+    let what = format!("{symbol} on {}, seed {seed}", machine.family.name);
     let found = download(machine, scalar, y, count);
     assert_close(&what, &found, &wanted, tolerance, tolerance);
 }

@@ -429,11 +429,8 @@ pub fn units(arch: Text, numbers: Text, clusters: Option<Text>) -> Vec<Unit> {
     units.extend(clusters.map(|clusters| {
         let each = |(threads, _): (u32, usize)| {
             ["f32_v4", "f16_v8", "bf16_v8"].into_iter().flat_map(move |vector| {
-                [false, true].map(|is_log| Kernel {
-                    threads,
-                    required: vec!["UCGABAR_ARV", "UCGABAR_WAIT"],
-                    ..kernel(cluster_symbol(is_log, threads, vector))
-                })
+                [false, true]
+                    .map(|is_log| Kernel { threads, ..kernel(cluster_symbol(is_log, threads, vector)) })
             })
         };
         unit("softmax_cluster", &[clusters, mass, cluster], CLUSTERS.into_iter().flat_map(each).collect())

@@ -2,34 +2,15 @@
 
 use std::collections::HashSet;
 
-use tenon_kernels::gpu::attention::{Causal, Keys, Lengths, Problem, Queries, Strides};
+use tenon_kernels::gpu::attention::{Causal, Keys, Lengths, Problem, Queries};
 use tenon_kernels::gpu::launch::{Arg, Element, Plan};
 
 /// Grouped heads over a square cache with fewer rows than keys; tests change what they are about.
 pub fn problem() -> Problem {
     Problem {
-        element: Element::BF16,
-        batch: 2,
-        heads: 8,
-        kv_heads: 2,
-        q_len: 300,
-        kv_len: 500,
-        head_qk: 128,
-        head_v: 128,
         scale: 0.125,
         causal: Some(Causal::BottomRight),
-        window_left: None,
-        soft_cap: None,
-        codes: None,
-        has_sinks: false,
-        mask: None,
-        queries: Queries::Batched,
-        keys: Keys::Contiguous,
-        lengths: None,
-        q: Strides::rows_first(300, 8, 128),
-        k: Strides::rows_first(500, 2, 128),
-        v: Strides::rows_first(500, 2, 128),
-        out: Strides::rows_first(300, 8, 128),
+        ..Problem::dense(Element::BF16, [2, 8, 2], [300, 500], [128, 128])
     }
 }
 

@@ -2,12 +2,10 @@
 
 use tenon_emulator::{Class, Mutation};
 use tenon_kernels::cpu::minifloat::Float8;
-use tenon_kernels::gpu::attention::{
-    Causal, Code, Codes, Lengths, Problem, Queries, Scales, Strides, mfma, operand,
-};
+use tenon_kernels::gpu::attention::{Causal, Code, Codes, Lengths, Problem, Scales, Strides, mfma, operand};
 use tenon_kernels::gpu::launch::Element as Kind;
 
-use super::{Case, download, is_caught, paged, problem, variants};
+use super::{Case, download, is_caught, laid_out, problem, variants};
 use crate::harness::{Machine, assert_close};
 
 /// The number of a code without its scale.
@@ -125,13 +123,7 @@ fn random_problems_over_codes_agree_with_the_reference() {
             p.window_left = random.bool().then(|| random.u32(0..100));
             p.soft_cap = (random.u8(..4) == 0).then_some(1.5);
             p.has_sinks = random.bool();
-            p.lengths = random.bool().then(Lengths::default);
-            if random.bool() {
-                p.queries = Queries::Ragged { rows: 0 };
-            }
-            if random.bool() {
-                p = paged(p, 16 * random.u32(1..=5));
-            }
+            let p = laid_out(p, &mut random);
             Case::new(coded(p, KINDS[random.usize(..KINDS.len())])).check(&machine);
         }
     }

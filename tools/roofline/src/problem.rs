@@ -233,32 +233,12 @@ impl Problem {
 
     /// The planner's form of attention.
     pub fn attention(&self) -> Result<Option<tenon_kernels::gpu::attention::Problem>> {
-        use tenon_kernels::gpu::attention::{Causal, Keys, Problem as Planned, Queries, Strides};
+        use tenon_kernels::gpu::attention::{Causal, Problem as Planned};
         let Problem::Attention { shape, dtype } = self else { return Ok(None) };
-        Ok(Some(Planned {
-            element: dtype.launch_element()?,
-            batch: shape.batch,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            q_len: shape.q_len,
-            kv_len: shape.kv_len,
-            head_qk: shape.head_qk,
-            head_v: shape.head_v,
-            scale: 1.0,
-            causal: shape.is_causal.then_some(Causal::BottomRight),
-            window_left: None,
-            soft_cap: None,
-            codes: None,
-            has_sinks: false,
-            mask: None,
-            queries: Queries::Batched,
-            keys: Keys::Contiguous,
-            lengths: None,
-            q: Strides::rows_first(shape.q_len, shape.heads, shape.head_qk),
-            k: Strides::rows_first(shape.kv_len, shape.kv_heads, shape.head_qk),
-            v: Strides::rows_first(shape.kv_len, shape.kv_heads, shape.head_v),
-            out: Strides::rows_first(shape.q_len, shape.heads, shape.head_v),
-        }))
+        let heads = [shape.batch, shape.heads, shape.kv_heads];
+        let lengths = [shape.q_len, shape.kv_len];
+        let dense = Planned::dense(dtype.launch_element()?, heads, lengths, [shape.head_qk, shape.head_v]);
+        Ok(Some(Planned { causal: shape.is_causal.then_some(Causal::BottomRight), ..dense }))
     }
 
     /// The planner's form of a product with constant weights.

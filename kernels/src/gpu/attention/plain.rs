@@ -370,28 +370,12 @@ mod tests {
     fn problem() -> Problem {
         let strides = Strides::heads_first(5, 2, 10);
         Problem {
-            element: Element::BF16,
-            batch: 3,
-            heads: 4,
-            kv_heads: 2,
-            q_len: 5,
-            kv_len: 7,
-            head_qk: 10,
-            head_v: 10,
-            scale: 1.0,
             causal: Some(Causal::Appended),
-            window_left: None,
-            soft_cap: None,
-            codes: None,
-            has_sinks: false,
-            mask: None,
-            queries: Queries::Batched,
-            keys: Keys::Contiguous,
-            lengths: None,
             q: strides,
             k: strides,
             v: strides,
             out: strides,
+            ..Problem::dense(Element::BF16, [3, 4, 2], [5, 7], [10, 10])
         }
     }
 

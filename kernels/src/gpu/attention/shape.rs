@@ -151,6 +151,39 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Every row sees all keys: contiguous tensors, rows first, scale 1. Others begin here and change what they are about.
+    pub fn dense(
+        element: Element,
+        [batch, heads, kv_heads]: [u32; 3],
+        [q_len, kv_len]: [u32; 2],
+        [head_qk, head_v]: [u32; 2],
+    ) -> Problem {
+        Problem {
+            element,
+            codes: None,
+            batch,
+            heads,
+            kv_heads,
+            q_len,
+            kv_len,
+            head_qk,
+            head_v,
+            scale: 1.0,
+            causal: None,
+            window_left: None,
+            soft_cap: None,
+            has_sinks: false,
+            mask: None,
+            queries: Queries::Batched,
+            keys: Keys::Contiguous,
+            lengths: None,
+            q: Strides::rows_first(q_len, heads, head_qk),
+            k: Strides::rows_first(kv_len, kv_heads, head_qk),
+            v: Strides::rows_first(kv_len, kv_heads, head_v),
+            out: Strides::rows_first(q_len, heads, head_v),
+        }
+    }
+
     /// Refuses what no kernel does, with the reason.
     pub fn check(&self) -> Result<()> {
         if !matches!(self.element, Element::BF16 | Element::F16 | Element::F32) {
