@@ -78,6 +78,8 @@ class Check:
         options = self.options
         command = [options.conformance, options.cases, "--provider", options.provider]
         command += ["--provider-library", options.library, "--threads", str(options.workers)]
+        # Large models may wait for the driver's compiler.
+        command += ["--limit", "60"]
         command += ["--csv", options.csv] if options.csv else []
         command += ["--lists", options.lists] if options.lists else []
         start = time.monotonic()
